@@ -1,0 +1,58 @@
+//! A simulated GitLab: what our tests, our demo and our users' tests run against.
+//!
+//! Everything here is pure but [`http`], which serves any [`Server`] on loopback.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::Time;
+
+/// An HTTP server as a pure state machine: requests and time in, answers out.
+pub trait Server: Send + 'static {
+    /// Takes one request, with its whole body, and answers it now or later.
+    ///
+    /// The URI may be absolute or in origin form.
+    fn handle(&mut self, now: Time, request: http::Request<Bytes>) -> Answer;
+
+    /// The answer to a request that was put on hold, if it is due at `now`.
+    ///
+    /// Called after every [`handle`](Self::handle), after every change from outside and when
+    /// [`poll_timeout`](Self::poll_timeout) has come, until it gives `None`.
+    fn poll_answer(&mut self, now: Time) -> Option<(HoldId, Answer)>;
+
+    /// When to call [`poll_answer`](Self::poll_answer) at the latest.
+    fn poll_timeout(&self) -> Option<Time>;
+
+    /// The client of a request on hold has gone away.
+    fn drop_hold(&mut self, hold: HoldId);
+}
+
+/// What a server does with a request.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Answer {
+    /// Reply.
+    Reply(http::Response<Bytes>),
+    /// Reply later, through [`Server::poll_answer`]. Never given by `poll_answer` itself.
+    Hold(HoldId),
+    /// Close the connection without a reply.
+    Close,
+}
+
+/// Names a request on hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldId(pub(crate) u64);
+
+impl HoldId {
+    /// The hold with this number; the server that makes it keeps its own count.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for HoldId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hold {}", self.0)
+    }
+}
