@@ -3,13 +3,23 @@
 //! An [`Adapter`] has five methods. It never retries, never follows a redirect, never decompresses:
 //! one request, one reply. Every decision is the machine's.
 
-use std::{fmt, io, time::Duration};
+use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
 
 use crate::Time;
 pub use crate::transport::{TransportError, TransportErrorKind};
+
+#[cfg(feature = "tokio")]
+#[path = "../../adapters/hyper_common.rs"]
+mod hyper_common;
+#[cfg(feature = "tokio")]
+#[path = "../../adapters/tokio_hyper.rs"]
+mod tokio_hyper;
+
+#[cfg(feature = "tokio")]
+pub use tokio_hyper::{TokioHyper, TokioHyperBuilder};
 
 /// Binds the runner to a runtime and an HTTP client.
 ///
@@ -75,3 +85,87 @@ impl fmt::Debug for Body {
 
 /// How long an adapter keeps an idle connection for the next request.
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
+
+/// Why there is no adapter.
+#[derive(Clone, Debug)]
+pub struct AdapterError {
+    kind: AdapterErrorKind,
+    detail: Arc<str>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// What an adapter lacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AdapterErrorKind {
+    /// The call was made outside of a runtime that an enabled adapter can use. Make it (or await
+    /// it) inside of one, or make the adapter there and hand it over.
+    NoRuntime,
+    /// A certificate authority that was given cannot be read, or is not a certificate.
+    Certificate,
+}
+
+impl AdapterError {
+    /// An error of `kind`; `detail` says what was tried and what would help.
+    pub fn new(kind: AdapterErrorKind, detail: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            source: None,
+        }
+    }
+
+    /// The same error with the error that caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// What was lacking.
+    pub fn kind(&self) -> AdapterErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for AdapterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl Error for AdapterError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+/// The live adapter for the runtime that this is called in.
+///
+/// # Errors
+/// `NoRuntime` outside of any runtime that an enabled adapter can use.
+#[cfg(feature = "tokio")]
+#[cfg_attr(not(test), expect(dead_code, reason = "called by the facade"))]
+pub(crate) fn default_adapter() -> Result<Arc<dyn Adapter>, AdapterError> {
+    Ok(Arc::new(TokioHyper::new()?))
+}
+
+#[cfg(all(test, feature = "tokio"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_no_adapter_outside_of_a_runtime() {
+        let error = default_adapter().unwrap_err();
+        assert_eq!(error.kind(), AdapterErrorKind::NoRuntime);
+        assert!(error.to_string().contains("tokio runtime"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn inside_tokio_it_is_tokio() {
+        let adapter = default_adapter().unwrap();
+        assert!(format!("{adapter:?}").starts_with("TokioHyper"));
+    }
+}

@@ -8,12 +8,14 @@ use bytes::Bytes;
 
 use crate::Time;
 
+pub mod http;
+
 /// An HTTP server as a pure state machine: requests and time in, answers out.
 pub trait Server: Send + 'static {
     /// Takes one request, with its whole body, and answers it now or later.
     ///
     /// The URI may be absolute or in origin form.
-    fn handle(&mut self, now: Time, request: http::Request<Bytes>) -> Answer;
+    fn handle(&mut self, now: Time, request: ::http::Request<Bytes>) -> Answer;
 
     /// The answer to a request that was put on hold, if it is due at `now`.
     ///
@@ -33,7 +35,7 @@ pub trait Server: Send + 'static {
 #[non_exhaustive]
 pub enum Answer {
     /// Reply.
-    Reply(http::Response<Bytes>),
+    Reply(::http::Response<Bytes>),
     /// Reply later, through [`Server::poll_answer`]. Never given by `poll_answer` itself.
     Hold(HoldId),
     /// Close the connection without a reply.

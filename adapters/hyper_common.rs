@@ -1,0 +1,247 @@
+//! What adapters on hyper have in common: bodies on their way out and in, and how errors are read.
+
+use std::{
+    error::Error,
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, Stream, StreamExt};
+use http::{
+    HeaderValue, Method, Request, Uri, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyDataStream;
+use hyper::body::Incoming;
+
+use crate::adapter::{Body, TransportError, TransportErrorKind};
+
+/// What errors call a request. Without user info and query, which may hold secrets.
+pub(super) fn name(request: &Request<Body>) -> String {
+    let uri = request.uri();
+    let port = uri
+        .port()
+        .map_or_else(String::new, |port| format!(":{port}"));
+    format!(
+        "{} {}://{}{port}{}",
+        request.method(),
+        uri.scheme_str().unwrap_or("?"),
+        uri.host().unwrap_or("?"),
+        uri.path()
+    )
+}
+
+/// The request as hyper takes it, and whether it goes over TLS.
+pub(super) fn prepare(
+    request: Request<Body>,
+    name: &str,
+) -> Result<(Request<Outgoing>, bool), TransportError> {
+    let refused = |why: &str| {
+        TransportError::new(
+            TransportErrorKind::Request,
+            false,
+            format!("{name} cannot be sent: {why}"),
+        )
+    };
+    let secure = match request.uri().scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(refused("the URI is neither http nor https")),
+    };
+    if request.uri().host().is_none_or(str::is_empty) {
+        return Err(refused("the URI has no host"));
+    }
+    if request.method() == Method::CONNECT {
+        return Err(refused("tunnels are not supported"));
+    }
+    let (mut head, body) = request.into_parts();
+    head.version = Version::HTTP_11;
+    // The length is the body's to say; a second opinion would end in a request cut short.
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.remove(TRANSFER_ENCODING);
+    let body = Outgoing::new(body);
+    match body.len() {
+        // hyper says nothing for an empty body, and some proxies answer 411 to that.
+        Some(0) if [Method::POST, Method::PUT, Method::PATCH].contains(&head.method) => {
+            head.headers
+                .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        Some(_) => {}
+        // hyper would leave such a body out of a GET if it was not told.
+        None => {
+            head.headers
+                .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    head.uri = without_user_info(head.uri);
+    Ok((Request::from_parts(head, body), secure))
+}
+
+/// User info is no part of what is sent; with it, connections would not be shared either.
+fn without_user_info(uri: Uri) -> Uri {
+    let bare = uri
+        .authority()
+        .and_then(|authority| authority.as_str().rsplit_once('@'))
+        .and_then(|(_, bare)| bare.parse().ok());
+    let Some(bare) = bare else { return uri };
+    let mut parts = uri.clone().into_parts();
+    parts.authority = Some(bare);
+    Uri::from_parts(parts).unwrap_or(uri)
+}
+
+pub(super) fn reply_body(incoming: Incoming, name: Arc<str>) -> Body {
+    if incoming.is_end_stream() {
+        return Body::Empty;
+    }
+    let len = incoming.size_hint().exact();
+    let chunks = BodyDataStream::new(incoming).map(move |chunk| {
+        chunk.map_err(|error| {
+            let kind = find::<io::Error>(&error).map_or(io::ErrorKind::Other, io::Error::kind);
+            let detail = format!("the reply to {name} broke off");
+            let error =
+                TransportError::new(TransportErrorKind::Broken, true, detail).with_source(error);
+            io::Error::new(kind, error)
+        })
+    });
+    Body::Stream {
+        len,
+        chunks: chunks.boxed(),
+    }
+}
+
+/// The first error of this type in the chain, also where `io::Error` hides it from `source`.
+pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = match error.downcast_ref().and_then(io::Error::get_ref) {
+            Some(hidden) => Some(hidden),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// A [`Body`] on its way out.
+pub(super) enum Outgoing {
+    Full(Bytes),
+    Sized {
+        left: u64,
+        chunks: BoxStream<'static, io::Result<Bytes>>,
+    },
+    Unsized(BoxStream<'static, io::Result<Bytes>>),
+}
+
+impl Outgoing {
+    fn new(body: Body) -> Self {
+        match body {
+            Body::Empty => Self::Full(Bytes::new()),
+            Body::Full(bytes) => Self::Full(bytes),
+            Body::Stream { len: None, chunks } => Self::Unsized(chunks),
+            Body::Stream {
+                len: Some(left),
+                chunks,
+            } => Self::Sized { left, chunks },
+        }
+    }
+
+    fn len(&self) -> Option<u64> {
+        match self {
+            Self::Full(bytes) => Some(bytes.len() as u64),
+            Self::Sized { left, .. } => Some(*left),
+            Self::Unsized(_) => None,
+        }
+    }
+}
+
+impl HttpBody for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let chunk = match self.get_mut() {
+            Self::Full(bytes) if bytes.is_empty() => None,
+            Self::Full(bytes) => Some(Ok(std::mem::take(bytes))),
+            Self::Unsized(chunks) => ready!(Pin::new(chunks).poll_next(cx)),
+            Self::Sized { left: 0, .. } => None,
+            Self::Sized { left, chunks } => match ready!(Pin::new(chunks).poll_next(cx)) {
+                Some(Ok(chunk)) => match left.checked_sub(chunk.len() as u64) {
+                    Some(rest) => {
+                        *left = rest;
+                        Some(Ok(chunk))
+                    }
+                    None => Some(Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "the body is longer than it said",
+                    ))),
+                },
+                Some(Err(error)) => Some(Err(error)),
+                None => Some(Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("the body ended {left} bytes early"),
+                ))),
+            },
+        };
+        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data).map_err(BodyError)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.len()
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Marks an error of the request's body among all that hyper may tell.
+#[derive(Debug)]
+pub(super) struct BodyError(io::Error);
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("request body")
+    }
+}
+
+impl Error for BodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str) -> Request<Body> {
+        Request::builder().uri(uri).body(Body::Empty).unwrap()
+    }
+
+    #[test]
+    fn a_name_holds_neither_user_info_nor_query() {
+        let request = request("http://user:pass@host:81/a/b?private_token=x");
+        assert_eq!(name(&request), "GET http://host:81/a/b");
+        let (request, secure) = prepare(request, "").unwrap();
+        assert!(!secure);
+        assert_eq!(*request.uri(), "http://host:81/a/b?private_token=x");
+    }
+
+    #[test]
+    fn an_error_is_found_inside_an_io_error() {
+        let inner = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        let outer = io::Error::other(inner);
+        assert_eq!(find(&outer), Some(&rustls::Error::DecryptError));
+        assert!(find::<BodyError>(&outer).is_none());
+    }
+}

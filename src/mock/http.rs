@@ -1,0 +1,468 @@
+//! Serves any [`Server`] over HTTP/1.1 on loopback, with or without TLS.
+//!
+//! The server runs on a thread of its own, so any client on any runtime can talk to it. Time is
+//! real: what passed since the start.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt, io,
+    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{
+    future::{self, Either},
+    stream,
+};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{CONNECTION, CONTENT_LENGTH, HeaderValue},
+};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::Incoming,
+    rt::{Read, Write},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{Notify, oneshot},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Answer, HoldId, Server};
+use crate::Time;
+
+/// The longest request body that is taken, in bytes. A longer one is answered 413.
+pub const MAX_REQUEST_BODY: usize = 64 * 1024 * 1024;
+
+/// A [`Server`] at work on `127.0.0.1`. Dropping it closes every connection and ends its thread.
+///
+/// The server is called with a lock held: it must not reach for its own `Loopback`.
+/// A reply that claims a `Content-Length` beyond its body is cut: the body is sent, then the
+/// connection is closed.
+pub struct Loopback<S: Server> {
+    shared: Arc<Shared<S>>,
+    addr: SocketAddr,
+    secure: bool,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a TLS server shows to its clients.
+#[derive(Clone)]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "made by the user, field by field"
+)]
+pub struct ServerTls {
+    /// The server's certificate and those between it and the authority, in PEM.
+    pub cert_chain_pem: Vec<u8>,
+    /// The private key of the first certificate, in PEM.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").finish_non_exhaustive()
+    }
+}
+
+impl<S: Server> Loopback<S> {
+    /// Serves `server` over plain HTTP on a free port.
+    ///
+    /// # Errors
+    /// If there is no port, thread or runtime to be had.
+    pub fn start(server: S) -> io::Result<Self> {
+        Self::launch(server, None)
+    }
+
+    /// Serves `server` over HTTPS on a free port.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); `InvalidInput` if certificate and key cannot be used.
+    pub fn start_tls(server: S, tls: ServerTls) -> io::Result<Self> {
+        let config = server_config(&tls)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Self::launch(server, Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// The address to connect to.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The base URL, as in `http://127.0.0.1:4711`, without a slash at the end.
+    pub fn url(&self) -> String {
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}", self.addr)
+    }
+
+    /// How many connections were accepted so far.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the server or changes it. Holds that this releases are answered at once.
+    pub fn with<R>(&self, change: impl FnOnce(&mut S, Time) -> R) -> R {
+        let mut state = self.shared.lock();
+        let result = change(&mut state.server, self.shared.now());
+        self.shared.settle(&mut state);
+        result
+    }
+
+    /// Blocks until `look` finds what it looks for, and gives it; `None` after `timeout`.
+    ///
+    /// `look` is called at once and again after every request and every other change.
+    pub fn wait_until<T>(
+        &self,
+        timeout: Duration,
+        mut look: impl FnMut(&mut S) -> Option<T>,
+    ) -> Option<T> {
+        let started = Instant::now();
+        let mut state = self.shared.lock();
+        loop {
+            if let Some(found) = look(&mut state.server) {
+                self.shared.settle(&mut state);
+                return Some(found);
+            }
+            let left = timeout.checked_sub(started.elapsed())?;
+            (state, _) = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn launch(server: S, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                server,
+                waiting: BTreeMap::new(),
+            }),
+            changed: Condvar::new(),
+            rearm: Notify::new(),
+            connections: AtomicU64::new(0),
+            origin: Instant::now(),
+        });
+        let secure = tls.is_some();
+        let (stop, stopped) = oneshot::channel();
+        let (report, ready) = mpsc::sync_channel(1);
+        let served = shared.clone();
+        // The runtime lives and dies on its thread: dropped in async code it would panic.
+        let thread = thread::Builder::new()
+            .name(format!("loopback-{}", addr.port()))
+            .spawn(move || run(&served, listener, tls, &report, stopped))?;
+        let loopback = Self {
+            shared,
+            addr,
+            secure,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
+        ready
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the server's thread ended early")))?;
+        Ok(loopback)
+    }
+}
+
+impl<S: Server> Drop for Loopback<S> {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the server was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<S: Server> fmt::Debug for Loopback<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loopback")
+            .field("url", &self.url())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How much of a body that is too long is read before the connection is closed anyway: a close
+/// with unread bytes would take the reply with it.
+const MAX_DRAINED: usize = 4 * MAX_REQUEST_BODY;
+
+struct Shared<S> {
+    state: Mutex<State<S>>,
+    /// Told after every call of the server.
+    changed: Condvar,
+    /// Tells the timer task to look at `poll_timeout` again.
+    rearm: Notify,
+    connections: AtomicU64,
+    origin: Instant,
+}
+
+struct State<S> {
+    server: S,
+    waiting: BTreeMap<HoldId, oneshot::Sender<Answer>>,
+}
+
+impl<S: Server> Shared<S> {
+    fn lock(&self) -> MutexGuard<'_, State<S>> {
+        // A panic in `handle` ends one connection; the others go on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Time {
+        Time(self.origin.elapsed())
+    }
+
+    /// Hands out what is due. Owed after every call of the server.
+    fn settle(&self, state: &mut State<S>) {
+        while let Some((hold, answer)) = state.server.poll_answer(self.now()) {
+            if let Some(waiting) = state.waiting.remove(&hold) {
+                // An error means that the client has just gone: nobody is left to tell.
+                let _ = waiting.send(answer);
+            }
+        }
+        self.changed.notify_all();
+        self.rearm.notify_one();
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Bytes>) -> Answer {
+        let (holding, answer) = {
+            let mut state = self.lock();
+            let first = state.server.handle(self.now(), request);
+            let held = match first {
+                Answer::Hold(hold) => {
+                    let (send, answer) = oneshot::channel();
+                    state.waiting.insert(hold, send);
+                    Ok((hold, answer))
+                }
+                other => Err(other),
+            };
+            self.settle(&mut state);
+            match held {
+                Ok((hold, answer)) => (
+                    Holding {
+                        shared: self.clone(),
+                        hold,
+                    },
+                    answer,
+                ),
+                Err(first) => return first,
+            }
+        };
+        let answer = answer.await.unwrap_or(Answer::Close);
+        drop(holding);
+        answer
+    }
+
+    /// Calls the server when its timeout comes, for ever.
+    async fn keep_time(&self) {
+        const LONG: Duration = Duration::from_secs(3600);
+        // For a server that goes on to name a moment that has passed.
+        const SHORT: Duration = Duration::from_millis(1);
+        loop {
+            let timeout = self.lock().server.poll_timeout();
+            let left = timeout.map_or(LONG, |timeout| timeout.since(self.now()).clamp(SHORT, LONG));
+            let rearm = std::pin::pin!(self.rearm.notified());
+            let sleep = std::pin::pin!(tokio::time::sleep(left));
+            match future::select(rearm, sleep).await {
+                Either::Left(_) => {}
+                Either::Right(_) => {
+                    let mut state = self.lock();
+                    self.settle(&mut state);
+                }
+            }
+        }
+    }
+}
+
+/// Tells the server if the client goes away while its request is on hold.
+struct Holding<S: Server> {
+    shared: Arc<Shared<S>>,
+    hold: HoldId,
+}
+
+impl<S: Server> Drop for Holding<S> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if state.waiting.remove(&self.hold).is_some() {
+            state.server.drop_hold(self.hold);
+            self.shared.settle(&mut state);
+        }
+    }
+}
+
+fn server_config(
+    tls: &ServerTls,
+) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let chain = CertificateDer::pem_slice_iter(&tls.cert_chain_pem).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(&tls.key_pem)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?)
+}
+
+fn run<S: Server>(
+    shared: &Arc<Shared<S>>,
+    listener: StdListener,
+    tls: Option<TlsAcceptor>,
+    report: &mpsc::SyncSender<io::Result<()>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(report.send(Err(error))),
+    };
+    runtime.block_on(async {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return drop(report.send(Err(error))),
+        };
+        drop(report.send(Ok(())));
+        let accept = std::pin::pin!(accept(shared, listener, tls));
+        let keep_time = std::pin::pin!(shared.keep_time());
+        future::select(stopped, future::select(accept, keep_time)).await;
+    });
+    // Dropping the runtime drops every connection.
+}
+
+async fn accept<S: Server>(
+    shared: &Arc<Shared<S>>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: connections have to end first.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        shared.connections.fetch_add(1, Ordering::Relaxed);
+        let _ = stream.set_nodelay(true);
+        let (shared, tls) = (shared.clone(), tls.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => serve(shared, TokioIo::new(stream)).await,
+                Some(tls) => {
+                    // A client that does not trust us is no event for the server.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(shared, TokioIo::new(stream)).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn serve<S: Server>(shared: Arc<Shared<S>>, io: impl Read + Write + Unpin + 'static) {
+    let service = service_fn(move |request| exchange(shared.clone(), request));
+    // Errors are the client's to see.
+    let _ = http1::Builder::new().serve_connection(io, service).await;
+}
+
+type ReplyBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// One request and its reply; an error closes the connection.
+async fn exchange<S: Server>(
+    shared: Arc<Shared<S>>,
+    request: Request<Incoming>,
+) -> io::Result<Response<ReplyBody>> {
+    let (head, mut body) = request.into_parts();
+    let Some(body) = collect(&mut body).await? else {
+        let mut reply = Response::new(whole(Bytes::new()));
+        *reply.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+        reply
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+        return Ok(reply);
+    };
+    let method = head.method.clone();
+    match shared.answer(Request::from_parts(head, body)).await {
+        Answer::Reply(reply) => Ok(framed(&method, reply)),
+        Answer::Close | Answer::Hold(_) => Err(io::Error::other("closed by the server")),
+    }
+}
+
+/// The whole body, or `None` if it is too long. Reads on in that case, within reason.
+async fn collect(body: &mut Incoming) -> io::Result<Option<Bytes>> {
+    let mut collected = BytesMut::new();
+    let mut len = 0usize;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(io::Error::other)?.into_data() else {
+            continue;
+        };
+        len = len.saturating_add(data.len());
+        if len > MAX_DRAINED {
+            return Err(io::Error::other("far too long a body"));
+        }
+        if len > MAX_REQUEST_BODY {
+            collected = BytesMut::new();
+        } else {
+            collected.extend_from_slice(&data);
+        }
+    }
+    Ok((len <= MAX_REQUEST_BODY).then(|| collected.freeze()))
+}
+
+/// The reply as hyper takes it, which insists on a `Content-Length` that is true.
+fn framed(method: &Method, reply: Response<Bytes>) -> Response<ReplyBody> {
+    let (mut head, body) = reply.into_parts();
+    let bodyless = *method == Method::HEAD
+        || matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    if bodyless {
+        return Response::from_parts(head, whole(Bytes::new()));
+    }
+    let claimed = head
+        .headers
+        .remove(CONTENT_LENGTH)
+        .and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
+    match claimed {
+        Some(len) if len > body.len() as u64 => {
+            head.headers.insert(CONTENT_LENGTH, len.into());
+            Response::from_parts(head, cut(body))
+        }
+        _ => Response::from_parts(head, whole(body)),
+    }
+}
+
+fn whole(body: Bytes) -> ReplyBody {
+    Full::new(body)
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
+}
+
+/// The bytes, then an error. In between one turn of the connection, which sends what there is.
+fn cut(body: Bytes) -> ReplyBody {
+    let sent = (!body.is_empty()).then(|| Ok(Frame::data(body)));
+    let broken = stream::once(async {
+        tokio::task::yield_now().await;
+        Err(io::Error::other("cut by the server"))
+    });
+    let frames = futures::StreamExt::chain(stream::iter(sent), broken);
+    StreamBody::new(frames).boxed_unsync()
+}

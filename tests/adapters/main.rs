@@ -1,0 +1,16 @@
+//! The live adapters and the loopback server, against each other and against servers that misbehave,
+//! over real sockets on 127.0.0.1.
+
+#![cfg(feature = "tokio")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, too"
+)]
+
+mod failures;
+mod loopback;
+mod support;
+mod tls;
+mod transfers;

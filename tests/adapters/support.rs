@@ -1,0 +1,254 @@
+//! A scripted [`Server`], raw TCP servers, and short ways to send.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use gitlab_runner::{
+    Time,
+    adapter::{Adapter, Body, TransportError, TransportErrorKind},
+    mock::{Answer, HoldId, Server},
+};
+use http::{Request, Response};
+
+/// No test takes nearly as long; a hang ends here.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Ends a test that hangs.
+pub(crate) async fn bounded<T>(test: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, test)
+        .await
+        .expect("the test hangs")
+}
+
+pub(crate) fn request(method: &str, uri: &str, body: Body) -> Request<Body> {
+    Request::builder()
+        .method(method)
+        .uri(uri)
+        .body(body)
+        .unwrap()
+}
+
+pub(crate) async fn get(
+    adapter: &dyn Adapter,
+    uri: &str,
+) -> Result<Response<Body>, TransportError> {
+    adapter.send(request("GET", uri, Body::Empty)).await
+}
+
+/// Asserts what the adapter has to say about a failure.
+pub(crate) fn assert_failure(
+    error: &TransportError,
+    kind: TransportErrorKind,
+    maybe_delivered: bool,
+) {
+    assert_eq!(
+        (error.kind(), error.maybe_delivered()),
+        (kind, maybe_delivered),
+        "{error}"
+    );
+}
+
+pub(crate) async fn collect(body: Body) -> io::Result<Vec<u8>> {
+    match body {
+        Body::Empty => Ok(Vec::new()),
+        Body::Full(bytes) => Ok(bytes.to_vec()),
+        Body::Stream { mut chunks, .. } => {
+            let mut all = Vec::new();
+            while let Some(chunk) = chunks.next().await {
+                all.extend_from_slice(&chunk?);
+            }
+            Ok(all)
+        }
+        other => panic!("unknown body {other:?}"),
+    }
+}
+
+/// A server whose paths say what it does.
+#[derive(Default)]
+pub(crate) struct Probe {
+    /// `METHOD /path` of every request.
+    pub(crate) seen: Vec<String>,
+    /// Open holds, oldest first.
+    pub(crate) holds: Vec<HoldId>,
+    /// Holds whose client went away.
+    pub(crate) dropped: Vec<HoldId>,
+    /// Holds to be answered.
+    pub(crate) released: VecDeque<HoldId>,
+    due: VecDeque<(Time, HoldId)>,
+    /// Shows when the server itself is dropped.
+    pub(crate) life: Arc<()>,
+}
+
+impl Probe {
+    fn hold(&mut self) -> HoldId {
+        let hold = HoldId::new(self.seen.len() as u64);
+        self.holds.push(hold);
+        hold
+    }
+}
+
+impl Server for Probe {
+    fn handle(&mut self, now: Time, request: Request<Bytes>) -> Answer {
+        let path = request.uri().path().to_owned();
+        self.seen.push(format!("{} {path}", request.method()));
+        let reply = |status: u16| Response::builder().status(status);
+        match path.as_str() {
+            "/hold" => Answer::Hold(self.hold()),
+            "/later" => {
+                let hold = self.hold();
+                self.due.push_back((now + Duration::from_millis(5), hold));
+                Answer::Hold(hold)
+            }
+            "/close" => Answer::Close,
+            "/cut" => Answer::Reply(
+                reply(200)
+                    .header("content-length", 10)
+                    .body(Bytes::from_static(b"abc"))
+                    .unwrap(),
+            ),
+            "/redirect" => Answer::Reply(
+                reply(302)
+                    .header("location", "/landed")
+                    .body(Bytes::new())
+                    .unwrap(),
+            ),
+            "/wrong-length" => Answer::Reply(
+                reply(200)
+                    .header("content-length", 1)
+                    .body(request.into_body())
+                    .unwrap(),
+            ),
+            path => {
+                let status = path
+                    .strip_prefix("/status/")
+                    .map_or(200, |code| code.parse().unwrap());
+                Answer::Reply(reply(status).body(request.into_body()).unwrap())
+            }
+        }
+    }
+
+    fn poll_answer(&mut self, now: Time) -> Option<(HoldId, Answer)> {
+        if self.due.front().is_some_and(|(due, _)| *due <= now) {
+            self.released
+                .extend(self.due.pop_front().map(|(_, hold)| hold));
+        }
+        let hold = self.released.pop_front()?;
+        self.holds.retain(|held| *held != hold);
+        Some((
+            hold,
+            Answer::Reply(Response::new(Bytes::from_static(b"released"))),
+        ))
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        self.due.front().map(|(due, _)| *due)
+    }
+
+    fn drop_hold(&mut self, hold: HoldId) {
+        self.holds.retain(|held| *held != hold);
+        self.dropped.push(hold);
+    }
+}
+
+/// A TCP server that does what the test says with each connection, one after the other.
+pub(crate) struct Raw {
+    addr: SocketAddr,
+    stop: Arc<AtomicBool>,
+    /// The connection in service.
+    current: Arc<Mutex<Option<TcpStream>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Raw {
+    pub(crate) fn start(mut serve: impl FnMut(TcpStream) + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let current = Arc::new(Mutex::new(None));
+        let (stopped, serving) = (stop.clone(), current.clone());
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                *serving.lock().unwrap() = Some(stream.try_clone().unwrap());
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                stream.set_read_timeout(Some(LIMIT)).unwrap();
+                stream.set_write_timeout(Some(LIMIT)).unwrap();
+                serve(stream);
+                serving.lock().unwrap().take();
+            }
+        });
+        Self {
+            addr,
+            stop,
+            current,
+            thread: Some(thread),
+        }
+    }
+
+    /// Replies this to everything, then reads until the client closes.
+    pub(crate) fn reply(reply: impl Into<Vec<u8>>) -> Self {
+        let reply = reply.into();
+        Self::start(move |mut stream| {
+            if read_head(&mut stream).is_some() {
+                // A client that does not like what it reads is gone before the end.
+                drop(stream.write_all(&reply));
+                drain(&mut stream);
+            }
+        })
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // The client may be on a runtime that this very thread is holding up.
+        if let Some(stream) = self.current.lock().unwrap().take() {
+            drop(stream.shutdown(Shutdown::Both));
+        }
+        drop(TcpStream::connect(self.addr));
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.expect("the raw server panicked");
+        }
+    }
+}
+
+/// The request line and headers in lower case; `None` if the client left before their end.
+pub(crate) fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return None,
+        }
+    }
+    Some(String::from_utf8(head).unwrap().to_lowercase())
+}
+
+/// Reads until the client closes, so that our own close cannot overtake what was sent.
+pub(crate) fn drain(stream: &mut TcpStream) {
+    drop(io::copy(stream, &mut io::sink()));
+}
