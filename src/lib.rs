@@ -1,8 +1,11 @@
 //! Build your own GitLab CI runner.
 
 pub mod ids;
+pub mod machine;
+pub mod protocol;
 pub mod secret;
 pub mod time;
+pub mod trace;
 pub mod transport;
 
 #[cfg(feature = "runner")]

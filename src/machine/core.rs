@@ -1,0 +1,215 @@
+//! What the sub-machines share: configuration, randomness, request numbers and the outbox.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response,
+    header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderName, LOCATION, USER_AGENT},
+};
+
+use super::{
+    backoff::{Backoff, Rng, Setback},
+    config::MachineConfig,
+    output::{JobOutput, Notice, Output, ReplyBody, RequestBody, Trouble},
+    timers::Owner,
+};
+use crate::{
+    ids::{JobId, RequestId},
+    protocol::{self, headers},
+    secret::Secret,
+    time::Time,
+};
+
+/// Payloads hold every variable of a project; 32 MiB is far beyond what GitLab hands out.
+const JOB_LIMIT: usize = 32 << 20;
+/// Of any other reply only the head and a short message count.
+const MESSAGE_LIMIT: usize = 16 << 10;
+
+/// Handed to every reaction of a sub-machine.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) config: MachineConfig,
+    pub(super) now: Time,
+    pub(super) rng: Rng,
+    pub(super) outbox: VecDeque<Output>,
+    pub(super) requests: BTreeMap<RequestId, Owner>,
+    /// Jobs of which a `PollOnce` still waits to hear. The next one waits for them, since the
+    /// answers come in order.
+    pub(super) unresolved: usize,
+    next_request: u64,
+}
+
+impl Core {
+    pub(super) fn new(config: MachineConfig, seed: u64) -> Self {
+        Self {
+            config,
+            now: Time::ZERO,
+            rng: Rng::new(seed),
+            outbox: VecDeque::new(),
+            requests: BTreeMap::new(),
+            unresolved: 0,
+            next_request: 0,
+        }
+    }
+
+    /// Sends a call of the runner API. Its token stands in the body and, as the official runner
+    /// does it, once more in a header.
+    pub(super) fn send_runner_call(&mut self, path: &str, body: Vec<u8>, job: bool) -> RequestId {
+        let mut http = self.request(Method::POST, path, RequestBody::Bytes(body.into()));
+        let headers = http.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        insert_token(headers, headers::RUNNER_TOKEN, &self.config.token);
+        let (limit, timeout) = if job {
+            (JOB_LIMIT, self.config.job_request_timeout)
+        } else {
+            (MESSAGE_LIMIT, self.config.request_timeout)
+        };
+        self.send(Owner::Runner, http, limit, timeout)
+    }
+
+    /// Tells GitLab about the state of a job.
+    pub(super) fn send_update(&mut self, job: JobId, token: &Secret, body: Vec<u8>) -> RequestId {
+        let path = format!("jobs/{job}");
+        let mut http = self.request(Method::PUT, &path, RequestBody::Bytes(body.into()));
+        http.headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.send_job_call(job, token, http)
+    }
+
+    /// Sends the part of a job's log that begins at `start`.
+    pub(super) fn send_patch(
+        &mut self,
+        job: JobId,
+        token: &Secret,
+        debug_trace: bool,
+        start: u64,
+        body: RequestBody,
+    ) -> RequestId {
+        let path = format!("jobs/{job}/trace?debug_trace={debug_trace}");
+        let range = headers::content_range(start, body.len());
+        let mut http = self.request(Method::PATCH, &path, body);
+        http.headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        http.headers_mut().insert(CONTENT_RANGE, range);
+        self.send_job_call(job, token, http)
+    }
+
+    fn send_job_call(
+        &mut self,
+        job: JobId,
+        token: &Secret,
+        mut http: Request<RequestBody>,
+    ) -> RequestId {
+        insert_token(http.headers_mut(), headers::JOB_TOKEN, token);
+        self.send(
+            Owner::Job(job),
+            http,
+            MESSAGE_LIMIT,
+            self.config.request_timeout,
+        )
+    }
+
+    fn request(&mut self, method: Method, path: &str, body: RequestBody) -> Request<RequestBody> {
+        let mut http = Request::new(body);
+        *http.method_mut() = method;
+        *http.uri_mut() = self.config.server.endpoint(path);
+        let id = format!("{:016x}{:016x}", self.rng.next(), self.rng.next());
+        for (name, value) in [
+            (headers::X_REQUEST_ID, id.as_str()),
+            (USER_AGENT, &self.config.user_agent),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                http.headers_mut().insert(name, value);
+            }
+        }
+        http
+    }
+
+    fn send(
+        &mut self,
+        owner: Owner,
+        http: Request<RequestBody>,
+        limit: usize,
+        timeout: Duration,
+    ) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.requests.insert(request, owner);
+        let reply = ReplyBody::Collect { limit };
+        self.outbox.push_back(Output::Send {
+            request,
+            http,
+            reply,
+            timeout,
+        });
+        request
+    }
+
+    /// Expects no answer to `request` any more.
+    pub(super) fn forget(&mut self, request: RequestId) {
+        if self.requests.remove(&request).is_some() {
+            self.outbox.push_back(Output::Forget(request));
+        }
+    }
+
+    pub(super) fn job(&mut self, job: JobId, output: JobOutput) {
+        self.outbox.push_back(Output::Job { job, output });
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.outbox.push_back(Output::Notice(notice));
+    }
+
+    /// How long to wait after this reply.
+    pub(super) fn wait_after<B>(
+        &mut self,
+        backoff: &mut Backoff,
+        response: &Response<B>,
+    ) -> Duration {
+        let wall_now = self.config.wall_origin + self.now;
+        let setback = Setback::of_status(response.status(), response.headers(), wall_now);
+        backoff.after(setback, &mut self.rng)
+    }
+}
+
+/// A header value that cannot be sent (a token with a line end) is left out: the server then says
+/// that it is missing, which is better than no request at all.
+fn insert_token(headers: &mut HeaderMap, name: HeaderName, token: &Secret) {
+    if let Ok(mut value) = HeaderValue::from_str(token.expose()) {
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+}
+
+/// What a reply that is not a success says, without the token if the server should echo it.
+pub(super) fn trouble(response: &Response<Bytes>, token: &Secret) -> Trouble {
+    let mut message = protocol::error_message(response.body());
+    if message.is_empty()
+        && response.status().is_redirection()
+        && let Some(location) = response.headers().get(LOCATION)
+    {
+        // Redirects of API calls are not followed: the token would go along. People need to know
+        // where to, for it is mostly the scheme or the host of the URL that is wrong.
+        let location = String::from_utf8_lossy(location.as_bytes());
+        let target: String = location
+            .split('?')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(200)
+            .collect();
+        message = format!("redirects to {target}; check the URL of the server");
+    }
+    if !token.is_empty() && message.contains(token.expose()) {
+        message = message.replace(token.expose(), "[MASKED]");
+    }
+    Trouble::Status {
+        status: response.status(),
+        message,
+    }
+}

@@ -1,0 +1,118 @@
+//! What goes into the machine.
+
+use bytes::Bytes;
+
+use crate::{
+    ids::{JobId, RequestId},
+    protocol::Failure,
+    trace::TraceMark,
+    transport::TransportError,
+};
+
+/// One thing that happened, told to [`RunnerMachine::handle_input`].
+///
+/// [`RunnerMachine::handle_input`]: crate::machine::RunnerMachine::handle_input
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// The deadline of `poll_timeout` has come. Telling it earlier or more often is harmless.
+    Timeout,
+    /// The reply to a request. The body may be cut short, by the limit of
+    /// [`ReplyBody::Collect`](crate::machine::ReplyBody::Collect) or because the connection broke
+    /// behind the headers: the machine copes with what is there.
+    Reply {
+        /// Which request.
+        request: RequestId,
+        /// Status, headers and as much of the body as came.
+        response: http::Response<Bytes>,
+    },
+    /// A request got no reply.
+    Failed {
+        /// Which request.
+        request: RequestId,
+        /// Why.
+        error: TransportError,
+    },
+    /// Something happened to a job's handler or log.
+    Job {
+        /// Which job.
+        job: JobId,
+        /// What.
+        input: JobInput,
+    },
+    /// How many jobs may live at the same time; the machine polls while there are fewer. Starts at
+    /// zero. A lower number ends no job. Ignored once [`Input::Stop`] was told.
+    SetCapacity(usize),
+    /// Ask for one job, once, whatever the capacity; answered by one
+    /// [`Output::Polled`](crate::machine::Output::Polled).
+    PollOnce,
+    /// Come to an end; answered by [`Output::Stopped`](crate::machine::Output::Stopped).
+    Stop(StopMode),
+    /// Do something that has to do with the runner as a whole; answered by
+    /// [`Output::Called`](crate::machine::Output::Called).
+    Call(RunnerCall),
+}
+
+/// What happened to one job on the handler's side.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum JobInput {
+    /// There is a handler: steps may come. Answers `Start`.
+    Accepted,
+    /// There is no handler, and there will be none. Answers `Start`.
+    Declined {
+        /// What to report to GitLab.
+        failure: Failure,
+        /// The log as it is for good.
+        trace: TraceMark,
+    },
+    /// The log has grown. Marks may be skipped, but never shrink.
+    Traced(TraceMark),
+    /// The step has ended, for whatever reason. Answers `Step`.
+    StepFinished {
+        /// How.
+        result: StepResult,
+        /// The log at this moment.
+        trace: TraceMark,
+    },
+    /// The handler has cleaned up and is gone, nothing more will be logged. Answers `CleanUp`.
+    CleanedUp {
+        /// The log as it is for good.
+        trace: TraceMark,
+    },
+}
+
+/// How a step ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepResult {
+    /// The handler says that it went well.
+    Ok,
+    /// The handler says that it failed.
+    Failed(Failure),
+    /// The handler panicked.
+    Panicked,
+    /// The handler (or who drives it) ended the step because it took too long.
+    TimedOut,
+    /// The step was ended because the machine said `Cancel(Forced)`.
+    Cancelled,
+}
+
+/// How to come to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StopMode {
+    /// Ask for no more jobs; let those that live finish. A job request that is on its way is
+    /// awaited, and the job it may bring is run: GitLab has assigned it already.
+    Drain,
+    /// Ask for no more jobs; cancel those that live and report them as interrupted.
+    Abort,
+}
+
+/// Something to do with the runner as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RunnerCall {
+    /// Ask GitLab whether the runner token is good (`POST runners/verify`).
+    Verify,
+}

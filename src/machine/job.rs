@@ -1,0 +1,508 @@
+//! One job from the 201 that brought it to the answer to its final update.
+//!
+//! Two things go on at the same time: the handler's life ([`State`]) and the conversation with
+//! GitLab ([`Exchange`]). GitLab's word comes first: a job that it ended gets no more requests, only
+//! its clean-up.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+
+use super::{
+    core::Core,
+    exchange::{Exchange, News},
+    input::{JobInput, StepResult},
+    output::{CancelMode, JobOutput, Notice, Output, PollOutcome},
+    plan::{Plan, Step},
+    timers::Reason,
+};
+use crate::{
+    ids::{JobId, RequestId},
+    protocol::{Failure, FailureReason, JobPayload, Phase},
+    secret::Secret,
+    time::Time,
+    transport::TransportError,
+};
+
+#[derive(Debug)]
+pub(super) struct JobMachine {
+    id: JobId,
+    work: Work,
+    state: State,
+    exchange: Exchange,
+    /// Why it failed, if it did.
+    failure: Option<Failure>,
+    /// Why it has to end before its time.
+    ending: Option<Ending>,
+    /// When it runs out of time.
+    deadline: Option<Time>,
+    /// Whether its `Start` was said, so that its `Done` is owed.
+    started: bool,
+    /// Whether a `PollOnce` waits to hear what becomes of it.
+    once: bool,
+}
+
+#[derive(Debug)]
+enum Work {
+    Run {
+        payload: Arc<JobPayload>,
+        plan: Plan,
+    },
+    /// It cannot be run: what to say in its log and to GitLab.
+    Refuse { text: String, failure: Failure },
+}
+
+#[derive(Debug)]
+enum State {
+    /// GitLab is told that the job is taken.
+    Committing,
+    /// The handler is being made. `force_at`: when to drop it.
+    Starting {
+        force_at: Option<Time>,
+    },
+    /// The handler runs a step.
+    Stepping {
+        step: Step,
+        force_at: Option<Time>,
+    },
+    /// The handler cleans up.
+    Cleaning {
+        force_at: Option<Time>,
+    },
+    /// The last of the log and the final state are brought to GitLab.
+    Finishing,
+    Done,
+}
+
+/// Why a job has to end before its time. A later one overrules an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Ending {
+    /// A user cancelled it; after_script still runs.
+    Canceling,
+    /// It ran out of time.
+    TimedOut,
+    /// The runner stops.
+    Interrupted,
+    /// GitLab ended it: it hears nothing more from us.
+    Aborted,
+}
+
+impl JobMachine {
+    pub(super) fn new(core: &Core, payload: JobPayload, once: bool) -> Self {
+        let exchange = Exchange::new(
+            core,
+            payload.id,
+            payload.token.clone(),
+            payload.is_debug_trace(),
+            payload.features.failure_reasons.clone(),
+        );
+        let config = &core.config;
+        let id = payload.id;
+        let work = match Plan::new(&payload, &config.info.features, config.default_job_timeout) {
+            Ok(plan) => Work::Run {
+                payload: Arc::new(payload),
+                plan,
+            },
+            Err((text, failure)) => Work::Refuse { text, failure },
+        };
+        Self::with(id, work, exchange, once)
+    }
+
+    /// A job of which only id and token could be read.
+    pub(super) fn unreadable(core: &Core, id: JobId, token: Secret, why: &str, once: bool) -> Self {
+        let text = format!("the job that GitLab handed out cannot be understood: {why}");
+        let failure = Failure::new(FailureReason::RunnerSystemFailure);
+        let exchange = Exchange::new(core, id, token, false, Vec::new());
+        Self::with(id, Work::Refuse { text, failure }, exchange, once)
+    }
+
+    fn with(id: JobId, work: Work, exchange: Exchange, once: bool) -> Self {
+        Self {
+            id,
+            work,
+            state: State::Committing,
+            exchange,
+            failure: None,
+            ending: None,
+            deadline: None,
+            started: false,
+            once,
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// What the handler's side says; false if it was not asked for that.
+    pub(super) fn on_input(&mut self, core: &mut Core, input: JobInput) -> bool {
+        match (input, &self.state) {
+            (JobInput::Traced(mark), _) => self.exchange.grow(core, mark),
+            (JobInput::Accepted, State::Starting { .. }) => self.next_step(core, None),
+            (JobInput::Declined { failure, trace }, State::Starting { .. }) => {
+                self.exchange.grow(core, trace);
+                self.failure.get_or_insert(failure);
+                self.finish(core);
+            }
+            (JobInput::StepFinished { result, trace }, State::Stepping { step, .. }) => {
+                let step = step.clone();
+                self.exchange.grow(core, trace);
+                self.on_step_finished(core, &step, result);
+            }
+            (JobInput::CleanedUp { trace }, State::Cleaning { .. }) => {
+                self.exchange.grow(core, trace);
+                self.finish(core);
+            }
+            _ => return false,
+        }
+        self.advance(core);
+        true
+    }
+
+    /// A reply or a failure for one of the job's requests.
+    pub(super) fn on_answer(
+        &mut self,
+        core: &mut Core,
+        request: RequestId,
+        answer: Result<Response<Bytes>, TransportError>,
+    ) {
+        let news = self.exchange.on_answer(core, request, answer);
+        self.on_news(core, news);
+        self.advance(core);
+    }
+
+    /// Does what is due.
+    pub(super) fn advance(&mut self, core: &mut Core) {
+        if matches!(self.state, State::Committing) && self.exchange.is_committed() {
+            self.start(core);
+        }
+        if self
+            .job_deadline()
+            .is_some_and(|deadline| deadline <= core.now)
+        {
+            self.time_out(core);
+        }
+        if let Some(force_at) = self.state.force_at_mut()
+            && force_at.is_some_and(|force_at| force_at <= core.now)
+        {
+            *force_at = None;
+            core.job(self.id, JobOutput::Cancel(CancelMode::Forced));
+        }
+        loop {
+            match self.exchange.advance(core) {
+                News::Nothing => break,
+                news => self.on_news(core, news),
+            }
+        }
+    }
+
+    /// When [`advance`](Self::advance) has something to do next.
+    pub(super) fn deadline(&self, core: &Core) -> Option<(Time, Reason)> {
+        let timeout = self
+            .job_deadline()
+            .map(|deadline| (deadline, Reason::JobTimeout));
+        let force = match self.state {
+            State::Starting { force_at } | State::Stepping { force_at, .. } => {
+                force_at.map(|time| (time, Reason::CancelGrace))
+            }
+            State::Cleaning { force_at } => force_at.map(|time| (time, Reason::CleanUp)),
+            _ => None,
+        };
+        timeout
+            .into_iter()
+            .chain(force)
+            .chain(self.exchange.deadline(core))
+            .min()
+    }
+
+    fn job_deadline(&self) -> Option<Time> {
+        let running = matches!(self.state, State::Starting { .. } | State::Stepping { .. });
+        self.deadline
+            .filter(|_| running && self.ending < Some(Ending::TimedOut))
+    }
+
+    fn on_news(&mut self, core: &mut Core, news: News) {
+        let committing = matches!(self.state, State::Committing);
+        match news {
+            // `advance` follows, and starts what is committed.
+            News::Nothing | News::Committed => {}
+            News::NotCommitted => {
+                self.failure = Some(Failure::new(FailureReason::RunnerSystemFailure));
+                let why = "GitLab could not be told in time that the job is taken".to_owned();
+                core.notice(Notice::JobDropped { job: self.id, why });
+                self.polled(core, PollOutcome::NoJob);
+                self.state = State::Finishing;
+                self.exchange.finish(core, self.failure.as_ref(), true);
+            }
+            News::Canceling => self.cancel(core),
+            News::Ended(why) if committing => {
+                core.notice(Notice::JobDropped { job: self.id, why });
+                self.done(core);
+            }
+            News::Ended(why) => self.abort(core, why),
+            News::Reported => {
+                let success = self.failure.is_none();
+                core.notice(Notice::JobReported {
+                    job: self.id,
+                    success,
+                });
+                self.done(core);
+            }
+            News::NotReported(why) => {
+                core.notice(Notice::JobReportFailed { job: self.id, why });
+                self.done(core);
+            }
+        }
+    }
+
+    /// The job is ours: on with it.
+    fn start(&mut self, core: &mut Core) {
+        if self.ending.is_some() {
+            return self.finish(core);
+        }
+        match &self.work {
+            Work::Run { payload, plan } => {
+                self.deadline = Some(core.now + plan.limit);
+                let start = JobOutput::Start(Arc::clone(payload));
+                self.state = State::Starting { force_at: None };
+                self.started = true;
+                self.polled(core, PollOutcome::Started(self.id));
+                core.job(self.id, start);
+            }
+            Work::Refuse { text, failure } => {
+                let log = format!("{}\n", error_line(&format!("Job failed: {text}")));
+                self.failure = Some(failure.clone());
+                self.exchange.set_own_log(core, log.into());
+                self.polled(core, PollOutcome::Unusable(self.id));
+                self.finish(core);
+            }
+        }
+    }
+
+    /// The next step after `last`, or the clean-up.
+    fn next_step(&mut self, core: &mut Core, last: Option<&Step>) {
+        let may_run = match self.ending {
+            None => true,
+            // A job that was cancelled before its script began has no after_script either.
+            Some(Ending::Canceling) => last.is_some(),
+            Some(_) => false,
+        };
+        let next = match &self.work {
+            Work::Run { plan, .. } if may_run => {
+                plan.after(last, self.failure.is_some(), self.ending.is_some())
+            }
+            _ => None,
+        };
+        let Some(step) = next else {
+            return self.clean_up(core);
+        };
+        let output = JobOutput::Step {
+            phase: step.phase,
+            name: Arc::clone(&step.name),
+            script: Arc::clone(&step.script),
+        };
+        self.state = State::Stepping {
+            step,
+            force_at: None,
+        };
+        core.job(self.id, output);
+    }
+
+    fn on_step_finished(&mut self, core: &mut Core, step: &Step, result: StepResult) {
+        let panicked = result == StepResult::Panicked;
+        let failure = match result {
+            // Only what has to end is forced to, and then it is known why.
+            StepResult::Ok | StepResult::Cancelled => None,
+            StepResult::Failed(failure) => Some(failure),
+            StepResult::Panicked => Some(Failure::new(FailureReason::RunnerSystemFailure)),
+            StepResult::TimedOut => Some(Failure::new(FailureReason::JobExecutionTimeout)),
+        };
+        // A failed after_script does not change how the job ended. But a panic is not a failed
+        // script, it is a broken runner.
+        let counts = step.phase == Phase::Script && !step.allow_failure || panicked;
+        if counts && self.failure.is_none() {
+            self.failure = failure;
+        }
+        if panicked {
+            self.clean_up(core);
+        } else {
+            self.next_step(core, Some(step));
+        }
+    }
+
+    fn clean_up(&mut self, core: &mut Core) {
+        if let Work::Run { plan, .. } = &self.work
+            && self.ending != Some(Ending::Aborted)
+            && plan.has_artifacts(self.failure.is_some())
+        {
+            let note = warning_line(
+                "this job has artifacts, but this version of the runner does not upload any",
+            );
+            core.job(self.id, JobOutput::Note(note));
+        }
+        self.state = State::Cleaning {
+            force_at: Some(core.now + core.config.cleanup_limit),
+        };
+        core.job(self.id, JobOutput::CleanUp);
+    }
+
+    /// Nothing more happens here: report it.
+    fn finish(&mut self, core: &mut Core) {
+        if self.ending == Some(Ending::Aborted) {
+            self.done(core);
+        } else {
+            self.polled(core, PollOutcome::NoJob);
+            self.state = State::Finishing;
+            self.exchange.finish(core, self.failure.as_ref(), false);
+        }
+    }
+
+    fn done(&mut self, core: &mut Core) {
+        self.polled(core, PollOutcome::NoJob);
+        self.exchange.end(core);
+        self.state = State::Done;
+        if self.started {
+            core.job(self.id, JobOutput::Done);
+        }
+    }
+
+    /// A user cancelled the job. Once the script is over that changes nothing any more.
+    fn cancel(&mut self, core: &mut Core) {
+        if self.ending.is_some() {
+            return;
+        }
+        let force_at = Some(core.now + core.config.cancel_grace);
+        match &mut self.state {
+            State::Committing => {}
+            State::Starting { force_at: at } => *at = force_at,
+            State::Stepping { step, force_at: at } if step.phase == Phase::Script => {
+                *at = force_at;
+                core.job(self.id, JobOutput::Cancel(CancelMode::Graceful));
+            }
+            _ => return,
+        }
+        core.notice(Notice::JobCanceling(self.id));
+        self.ending = Some(Ending::Canceling);
+        self.failure = Some(Failure::new(FailureReason::JobCanceled));
+    }
+
+    /// The job has run out of time.
+    fn time_out(&mut self, core: &mut Core) {
+        let limit = match &self.work {
+            Work::Run { plan, .. } => plan.limit,
+            Work::Refuse { .. } => return,
+        };
+        let text = format!("execution took longer than {} seconds", limit.as_secs());
+        let (note, mode) = match &mut self.state {
+            State::Stepping { step, force_at } => {
+                let grace = core.now + core.config.timeout_grace;
+                *force_at = Some(force_at.map_or(grace, |earlier| earlier.min(grace)));
+                if step.phase == Phase::Script {
+                    self.failure = Some(Failure::new(FailureReason::JobExecutionTimeout));
+                    (
+                        error_line(&format!("Job failed: {text}")),
+                        CancelMode::Graceful,
+                    )
+                } else {
+                    // How the script ended stands.
+                    (
+                        warning_line(&format!("after_script ended: {text}")),
+                        CancelMode::Graceful,
+                    )
+                }
+            }
+            State::Starting { force_at } => {
+                *force_at = None;
+                self.failure = Some(Failure::new(FailureReason::JobExecutionTimeout));
+                (
+                    error_line(&format!("Job failed: {text}")),
+                    CancelMode::Forced,
+                )
+            }
+            _ => return,
+        };
+        self.ending = Some(Ending::TimedOut);
+        core.notice(Notice::JobTimedOut {
+            job: self.id,
+            limit,
+        });
+        core.job(self.id, JobOutput::Note(note));
+        core.job(self.id, JobOutput::Cancel(mode));
+    }
+
+    /// The runner stops: cancel what runs, and report it.
+    pub(super) fn interrupt(&mut self, core: &mut Core) {
+        if self.ending >= Some(Ending::Interrupted) {
+            return;
+        }
+        let in_script = match &mut self.state {
+            State::Committing => true,
+            State::Starting { force_at } => {
+                *force_at = None;
+                true
+            }
+            State::Stepping { step, force_at } => {
+                *force_at = None;
+                step.phase == Phase::Script
+            }
+            // The script is over, its result stands.
+            _ => return,
+        };
+        self.ending = Some(Ending::Interrupted);
+        if in_script {
+            self.failure = Some(Failure::new(FailureReason::RunnerInterrupted));
+        }
+        if matches!(self.state, State::Committing) {
+            return;
+        }
+        if in_script {
+            let note = error_line("Job failed (system failure): the runner was stopped");
+            core.job(self.id, JobOutput::Note(note));
+        }
+        core.job(self.id, JobOutput::Cancel(CancelMode::Forced));
+    }
+
+    /// GitLab ended the job: drop everything but the clean-up.
+    fn abort(&mut self, core: &mut Core, why: String) {
+        core.notice(Notice::JobAborted { job: self.id, why });
+        self.ending = Some(Ending::Aborted);
+        self.exchange.end(core);
+        match &mut self.state {
+            State::Starting { force_at } | State::Stepping { force_at, .. } => {
+                *force_at = None;
+                core.job(self.id, JobOutput::Cancel(CancelMode::Forced));
+            }
+            State::Cleaning { .. } => {}
+            _ => self.done(core),
+        }
+    }
+
+    fn polled(&mut self, core: &mut Core, outcome: PollOutcome) {
+        if std::mem::take(&mut self.once) {
+            core.unresolved -= 1;
+            core.outbox.push_back(Output::Polled(outcome));
+        }
+    }
+}
+
+impl State {
+    fn force_at_mut(&mut self) -> Option<&mut Option<Time>> {
+        match self {
+            Self::Starting { force_at }
+            | Self::Stepping { force_at, .. }
+            | Self::Cleaning { force_at } => Some(force_at),
+            Self::Committing | Self::Finishing | Self::Done => None,
+        }
+    }
+}
+
+/// A line as GitLab's own runner prints its errors.
+fn error_line(text: &str) -> String {
+    format!("\u{1b}[31;1mERROR: {text}\u{1b}[0;m")
+}
+
+/// A line as GitLab's own runner prints its warnings.
+fn warning_line(text: &str) -> String {
+    format!("\u{1b}[0;33mWARNING: {text}\u{1b}[0;m")
+}

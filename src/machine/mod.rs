@@ -1,0 +1,290 @@
+//! The runner as a pure state machine.
+//!
+//! [`RunnerMachine`] eats HTTP replies, passed deadlines and the reports of job handlers
+//! ([`Input`]), and emits HTTP requests, calls of job handlers and notices ([`Output`]). Whoever
+//! drives it does the rest: the crate's own driver under one of the runtime adapters, a simulator,
+//! or you by hand. It holds no socket, clock, thread, lock or source of randomness: the same
+//! configuration, seed and inputs give the same outputs, always. Log bytes never enter it; it hears
+//! of them as [`TraceMark`](crate::trace::TraceMark)s and names ranges of them in requests.
+//!
+//! # Invariants
+//! 1. After [`StopMode::Drain`] and the end of all jobs, or [`StopMode::Abort`], it comes to
+//!    [`Output::Stopped`].
+//! 2. At most one job request is in flight, and one request for each job.
+//! 3. `PATCH` ranges continue from the acknowledged offset, unless the server rewound it.
+//! 4. No range reaches beyond a mark that was told.
+//! 5. Each `Start` leads to one `CleanUp` (if it was accepted) and one `Done`, in this order.
+//! 6. No job is asked for while as many live as the capacity allows, but for each `PollOnce` one.
+//! 7. No request is sent for a job that GitLab ended, or that is `Done`.
+//! 8. After [`Input::Timeout`] at `now` the next deadline is later than `now`.
+//! 9. Same configuration, seed and inputs: same outputs.
+//! 10. No token shows in any `Debug`.
+//!
+//! # What the driver owes
+//! One `Accepted` or `Declined` for each `Start`, one `StepFinished` for each `Step` and one
+//! `CleanedUp` for each `CleanUp`, also after a panic or a forced cancel; one answer for each `Send`
+//! that was not forgotten; marks that never shrink; a `now` that never goes back (if it does, it is
+//! clamped). What does not fit is ignored and counted in [`Stats::ignored_inputs`].
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod backoff;
+mod config;
+mod core;
+mod exchange;
+mod input;
+mod job;
+mod output;
+mod plan;
+mod poller;
+mod timers;
+mod wire;
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use bytes::Bytes;
+use http::Response;
+
+pub use self::{
+    config::MachineConfig,
+    input::{Input, JobInput, RunnerCall, StepResult, StopMode},
+    output::{
+        CallOutcome, CancelMode, Doing, JobOutput, Notice, Output, PollOutcome, ReplyBody,
+        RequestBody, StopReason, Trouble,
+    },
+    timers::Reason,
+};
+use self::{
+    core::Core,
+    job::JobMachine,
+    poller::{HandedOut, Poller},
+    timers::{Owner, Timers},
+};
+use crate::{
+    ids::{JobId, RequestId},
+    time::Time,
+    transport::TransportError,
+};
+
+/// The pure core of a runner; see the [module's documentation](self).
+#[derive(Debug)]
+pub struct RunnerMachine {
+    core: Core,
+    poller: Poller,
+    jobs: BTreeMap<JobId, JobMachine>,
+    timers: Timers,
+    stop: Option<StopMode>,
+    stopped: bool,
+    ignored: u64,
+}
+
+/// Numbers for those who watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Jobs that were handed out and whose final state is not known to have arrived.
+    pub jobs: usize,
+    /// Requests without an answer.
+    pub requests_in_flight: usize,
+    /// Inputs that did not fit: late replies, unknown jobs, answers to what was not asked.
+    pub ignored_inputs: u64,
+}
+
+impl RunnerMachine {
+    /// A machine at rest. The `seed` decides all jitter and request ids; different runners should
+    /// have different ones.
+    pub fn new(config: MachineConfig, seed: u64) -> Self {
+        Self {
+            core: Core::new(config, seed),
+            poller: Poller::default(),
+            jobs: BTreeMap::new(),
+            timers: Timers::default(),
+            stop: None,
+            stopped: false,
+            ignored: 0,
+        }
+    }
+
+    /// Takes note of something that happened at `now`. Several inputs may come before
+    /// [`poll_output`](Self::poll_output) is called. Never fails: what makes no sense is ignored
+    /// and counted.
+    pub fn handle_input(&mut self, now: Time, input: Input) {
+        self.core.now = self.core.now.max(now);
+        match input {
+            Input::Timeout => self.on_timeout(),
+            Input::Reply { request, response } => self.on_answer(request, Ok(response)),
+            Input::Failed { request, error } => self.on_answer(request, Err(error)),
+            Input::Job { job, input } => match self.jobs.get_mut(&job) {
+                Some(machine) => {
+                    if !machine.on_input(&mut self.core, input) {
+                        self.ignored += 1;
+                    }
+                    self.settle(job);
+                }
+                None => self.ignored += 1,
+            },
+            Input::SetCapacity(capacity) => {
+                if self.stop.is_none() {
+                    self.poller.set_capacity(capacity);
+                } else {
+                    self.ignored += 1;
+                }
+            }
+            Input::PollOnce => self.poller.poll_once(&mut self.core, self.stop.is_some()),
+            Input::Call(RunnerCall::Verify) => {
+                self.poller.call_verify(&mut self.core, self.stop.is_some());
+            }
+            Input::Stop(mode) => self.on_stop(mode),
+        }
+        self.advance_runner();
+    }
+
+    /// The next thing to do, in order; `None` when there is nothing until the next input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.core.outbox.pop_front()
+    }
+
+    /// When to tell [`Input::Timeout`] at the latest, and what for. May change with every input.
+    pub fn poll_timeout(&self) -> Option<(Time, Reason)> {
+        self.timers.next()
+    }
+
+    /// Numbers for those who watch.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            jobs: self.jobs.len(),
+            requests_in_flight: self.core.requests.len(),
+            ignored_inputs: self.ignored,
+        }
+    }
+
+    fn on_timeout(&mut self) {
+        while let Some(owner) = self.timers.take_due(self.core.now) {
+            match owner {
+                // Always follows, see `handle_input`.
+                Owner::Runner => {}
+                Owner::Job(id) => {
+                    if let Some(job) = self.jobs.get_mut(&id) {
+                        job.advance(&mut self.core);
+                    }
+                    self.settle(id);
+                }
+            }
+        }
+    }
+
+    fn on_answer(&mut self, request: RequestId, answer: Result<Response<Bytes>, TransportError>) {
+        match self.core.requests.remove(&request) {
+            Some(Owner::Runner) => {
+                if let Some(job) = self.poller.on_answer(&mut self.core, request, answer) {
+                    self.on_handed_out(job);
+                }
+            }
+            Some(Owner::Job(id)) => {
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.on_answer(&mut self.core, request, answer);
+                }
+                self.settle(id);
+            }
+            None => self.ignored += 1,
+        }
+    }
+
+    fn on_handed_out(&mut self, HandedOut { payload, once }: HandedOut) {
+        let (id, job) = match payload {
+            Ok(payload) => (payload.id, JobMachine::new(&self.core, payload, once)),
+            Err(error) => {
+                // The poller lets through only what has both.
+                let (Some(id), Some(token)) = (error.id, error.token.clone()) else {
+                    return;
+                };
+                let why = error.to_string();
+                self.core.notice(Notice::JobUnusable {
+                    job: id,
+                    why: why.clone(),
+                });
+                (
+                    id,
+                    JobMachine::unreadable(&self.core, id, token, &why, once),
+                )
+            }
+        };
+        match self.jobs.entry(id) {
+            Entry::Occupied(_) => {
+                self.core.notice(Notice::JobRepeated(id));
+                if once {
+                    self.core
+                        .outbox
+                        .push_back(Output::Polled(PollOutcome::NoJob));
+                }
+            }
+            Entry::Vacant(entry) => {
+                self.core.unresolved += usize::from(once);
+                let job = entry.insert(job);
+                if self.stop == Some(StopMode::Abort) {
+                    job.interrupt(&mut self.core);
+                }
+                job.advance(&mut self.core);
+                self.settle(id);
+            }
+        }
+    }
+
+    fn on_stop(&mut self, mode: StopMode) {
+        if self.stopped || self.stop == Some(StopMode::Abort) {
+            self.ignored += 1;
+            return;
+        }
+        self.stop = Some(mode);
+        self.poller.stop(&mut self.core, mode);
+        if mode == StopMode::Abort {
+            let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+            for id in ids {
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.interrupt(&mut self.core);
+                    job.advance(&mut self.core);
+                }
+                self.settle(id);
+            }
+        }
+    }
+
+    /// After every reaction of a job: its deadline, or its end.
+    fn settle(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        if job.is_done() {
+            self.jobs.remove(&id);
+            self.timers.set(Owner::Job(id), None);
+        } else {
+            let deadline = job.deadline(&self.core);
+            debug_assert!(
+                deadline.is_none_or(|(time, _)| time > self.core.now),
+                "job {id}: {deadline:?} is not after {}",
+                self.core.now
+            );
+            self.timers.set(Owner::Job(id), deadline);
+        }
+    }
+
+    /// After every input: what is due for the runner, its deadline, or its end.
+    fn advance_runner(&mut self) {
+        self.poller.advance(&mut self.core, self.jobs.len());
+        self.timers.set(
+            Owner::Runner,
+            self.poller.deadline(&self.core, self.jobs.len()),
+        );
+        if let Some(mode) = self.stop
+            && !self.stopped
+            && self.jobs.is_empty()
+            && self.poller.is_idle()
+        {
+            self.stopped = true;
+            self.core.outbox.push_back(Output::Stopped(match mode {
+                StopMode::Drain => StopReason::Drained,
+                StopMode::Abort => StopReason::Aborted,
+            }));
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! What comes out of the machine.
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    ids::{JobId, RequestId},
+    protocol::{JobPayload, Phase},
+    transport::TransportError,
+};
+
+/// One thing to do, taken from [`RunnerMachine::poll_output`].
+///
+/// [`RunnerMachine::poll_output`]: crate::machine::RunnerMachine::poll_output
+#[derive(Debug)]
+#[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once; a box would cost more than the move"
+)]
+pub enum Output {
+    /// Send one HTTP request and tell one [`Input::Reply`](crate::machine::Input::Reply) or
+    /// [`Input::Failed`](crate::machine::Input::Failed), unless told to forget it. No redirect is
+    /// to be followed, nothing retried, nothing decompressed.
+    Send {
+        /// Names the request in the answer.
+        request: RequestId,
+        /// Method, absolute URI, headers, and a body that may only be named.
+        http: http::Request<RequestBody>,
+        /// What to do with the body of the reply.
+        reply: ReplyBody,
+        /// After this long without a complete reply, tell a failure of kind `Timeout`.
+        timeout: Duration,
+    },
+    /// Drop this request: no answer is expected any more, and a late one is ignored.
+    Forget(RequestId),
+    /// Do something for one job.
+    Job {
+        /// Which job.
+        job: JobId,
+        /// What.
+        output: JobOutput,
+    },
+    /// The answer to one [`Input::PollOnce`](crate::machine::Input::PollOnce), in order.
+    Polled(PollOutcome),
+    /// The answer to one [`Input::Call`](crate::machine::Input::Call).
+    Called(CallOutcome),
+    /// Something an operator may want to know. Nothing needs to be done.
+    Notice(Notice),
+    /// The machine stopped asking for jobs, and nothing is left to do.
+    Stopped(StopReason),
+}
+
+/// The body of a request: the machine names log bytes instead of holding them.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestBody {
+    /// No body; `Content-Length: 0` where the method calls for one.
+    Empty,
+    /// These bytes.
+    Bytes(Bytes),
+    /// This part of the job's log, in bytes.
+    Trace {
+        /// Whose log.
+        job: JobId,
+        /// Which bytes of it; never beyond a mark that was told.
+        range: Range<u64>,
+    },
+}
+
+impl RequestBody {
+    /// The exact length of the body in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Trace { range, .. } => range.end.saturating_sub(range.start),
+        }
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Bodies hold tokens, so only their length is shown.
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+            Self::Trace { job, range } => write!(f, "Trace(job {job}, {range:?})"),
+        }
+    }
+}
+
+/// What to do with the body of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReplyBody {
+    /// Hand it over with the reply, cut after `limit` bytes.
+    Collect {
+        /// In bytes.
+        limit: usize,
+    },
+}
+
+/// What to do for one job.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum JobOutput {
+    /// Make a handler for this job; answer `Accepted` or `Declined`.
+    Start(Arc<JobPayload>),
+    /// Run one step; answer `StepFinished`.
+    Step {
+        /// Which of the handler's two phases.
+        phase: Phase,
+        /// GitLab's name of the step (`script`, `release`, `after_script`).
+        name: Arc<str>,
+        /// Its lines.
+        script: Arc<[String]>,
+    },
+    /// End what the handler is doing. `Graceful`: tell it, and let it come to an end. `Forced`:
+    /// drop it where it stands (the step, the factory or the clean-up) and answer what is owed.
+    Cancel(CancelMode),
+    /// Write this line (without a line end) into the job's log.
+    Note(String),
+    /// Let the handler clean up, drop it and close the log; answer `CleanedUp`.
+    CleanUp,
+    /// The job is over: nothing more will be asked or told, its log and directory may go.
+    Done,
+}
+
+/// How hard to cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CancelMode {
+    /// Fire the cancellation token of the step.
+    Graceful,
+    /// Drop what runs.
+    Forced,
+}
+
+/// What came of one `PollOnce`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PollOutcome {
+    /// GitLab handed out a job; its `Start` follows.
+    Started(JobId),
+    /// GitLab handed out a job that could not be started; it was (or is being) reported as failed.
+    Unusable(JobId),
+    /// There was no job.
+    NoJob,
+    /// GitLab could not be asked, or refused.
+    Failed(Trouble),
+    /// The machine was stopped before an answer came.
+    Stopped,
+}
+
+/// What came of one `Call`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CallOutcome {
+    /// The token is good.
+    Verified,
+    /// The token is not good (403), or GitLab could not be asked.
+    VerifyFailed(Trouble),
+}
+
+/// Why a request did not lead to what it was for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// This status, with what the body says of it (cut, cleaned, without tokens).
+    Status {
+        /// The HTTP status.
+        status: http::StatusCode,
+        /// GitLab's message, or empty.
+        message: String,
+    },
+    /// No reply at all.
+    Transport(TransportError),
+    /// A reply that should have held a job, and did not.
+    Unreadable(String),
+    /// The machine was stopped.
+    Stopped,
+}
+
+impl Trouble {
+    /// Whether GitLab refused the token.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == http::StatusCode::FORBIDDEN)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status { status, message } if message.is_empty() => {
+                write!(f, "answered {status}")
+            }
+            Self::Status { status, message } => write!(f, "answered {status}: {message}"),
+            Self::Transport(error) => write!(f, "no answer: {error}"),
+            Self::Unreadable(what) => write!(f, "unreadable answer: {what}"),
+            Self::Stopped => f.write_str("stopped before an answer came"),
+        }
+    }
+}
+
+/// Why the machine stopped.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// As asked by [`StopMode::Drain`](crate::machine::StopMode::Drain).
+    Drained,
+    /// As asked by [`StopMode::Abort`](crate::machine::StopMode::Abort).
+    Aborted,
+    /// GitLab refused the runner token when the runner started. The capacity is zero again; setting
+    /// it tries once more.
+    TokenRefused(Trouble),
+}
+
+/// Something an operator may want to know.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The token could not be verified at start-up for another reason than a refusal; polling
+    /// starts all the same.
+    VerifyFailed(Trouble),
+    /// A request for a job failed; the next one waits this long.
+    PollFailed {
+        /// What happened.
+        trouble: Trouble,
+        /// How long until the next try.
+        retry_in: Duration,
+    },
+    /// A request for a job was sent and its reply lost: GitLab may have assigned a job that nobody
+    /// knows of. It fails at GitLab after a while.
+    MaybeOrphanedJob(TransportError),
+    /// GitLab handed out a job of which not even id and token can be read. It cannot be reported.
+    JobLost(String),
+    /// GitLab handed out a job that cannot be understood; it is reported as failed.
+    JobUnusable {
+        /// Which job.
+        job: JobId,
+        /// The place in the payload, never its content.
+        why: String,
+    },
+    /// GitLab handed out a job that is running here already; the second one is ignored.
+    JobRepeated(JobId),
+    /// The job is not ours (any more) before it was started.
+    JobDropped {
+        /// Which job.
+        job: JobId,
+        /// What GitLab said.
+        why: String,
+    },
+    /// GitLab ended the job: it was cancelled, failed or erased there.
+    JobAborted {
+        /// Which job.
+        job: JobId,
+        /// What GitLab said.
+        why: String,
+    },
+    /// A user cancelled the job and it may come to an end by itself.
+    JobCanceling(JobId),
+    /// The job took longer than it may.
+    JobTimedOut {
+        /// Which job.
+        job: JobId,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// A request for the job failed; it will be repeated.
+    JobTrouble {
+        /// Which job.
+        job: JobId,
+        /// What was being done.
+        doing: Doing,
+        /// What happened.
+        trouble: Trouble,
+        /// How long until the next try.
+        retry_in: Duration,
+    },
+    /// GitLab will not take (more of) the log: the job goes on, the rest of its log stays here.
+    TraceRejected {
+        /// Which job.
+        job: JobId,
+        /// What GitLab said.
+        why: String,
+    },
+    /// GitLab took the final state of the job.
+    JobReported {
+        /// Which job.
+        job: JobId,
+        /// Whether it succeeded.
+        success: bool,
+    },
+    /// The final state of the job could not be brought to GitLab.
+    JobReportFailed {
+        /// Which job.
+        job: JobId,
+        /// Why no further try is made.
+        why: String,
+    },
+}
+
+/// What was being done for a job when a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Doing {
+    /// Telling GitLab that the job is taken.
+    Commit,
+    /// Sending a part of the log.
+    Patch,
+    /// Keeping the job alive.
+    KeepAlive,
+    /// Reporting the final state.
+    FinalUpdate,
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Commit => "taking the job",
+            Self::Patch => "sending its log",
+            Self::KeepAlive => "keeping it alive",
+            Self::FinalUpdate => "reporting its final state",
+        })
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VerifyFailed(trouble) => {
+                write!(
+                    f,
+                    "could not verify the runner token ({trouble}); asking for jobs anyway"
+                )
+            }
+            Self::PollFailed { trouble, retry_in } => {
+                write!(
+                    f,
+                    "could not ask for a job ({trouble}); next try in {retry_in:.1?}"
+                )
+            }
+            Self::MaybeOrphanedJob(error) => write!(
+                f,
+                "a request for a job got no answer ({error}): GitLab may have assigned a job that \
+                 this runner does not know of"
+            ),
+            Self::JobLost(why) => write!(
+                f,
+                "GitLab handed out a job of which not even id and token can be read ({why}); it \
+                 cannot be reported"
+            ),
+            Self::JobUnusable { job, why } => {
+                write!(f, "job {job} cannot be run ({why}); reporting it as failed")
+            }
+            Self::JobRepeated(job) => {
+                write!(
+                    f,
+                    "GitLab handed out job {job} again while it is running; ignored"
+                )
+            }
+            Self::JobDropped { job, why } => {
+                write!(f, "job {job} is not for this runner any more: {why}")
+            }
+            Self::JobAborted { job, why } => write!(f, "job {job} was ended by GitLab: {why}"),
+            Self::JobCanceling(job) => write!(f, "job {job} was cancelled"),
+            Self::JobTimedOut { job, limit } => {
+                write!(f, "job {job} took longer than {} seconds", limit.as_secs())
+            }
+            Self::JobTrouble {
+                job,
+                doing,
+                trouble,
+                retry_in,
+            } => {
+                write!(
+                    f,
+                    "job {job}: {doing} failed ({trouble}); next try in {retry_in:.1?}"
+                )
+            }
+            Self::TraceRejected { job, why } => {
+                write!(
+                    f,
+                    "job {job}: GitLab does not take its log ({why}); the job goes on"
+                )
+            }
+            Self::JobReported { job, success: true } => write!(f, "job {job} succeeded"),
+            Self::JobReported {
+                job,
+                success: false,
+            } => write!(f, "job {job} failed"),
+            Self::JobReportFailed { job, why } => {
+                write!(f, "job {job}: its final state could not be reported: {why}")
+            }
+        }
+    }
+}

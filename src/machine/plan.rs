@@ -1,0 +1,139 @@
+//! Which steps of a job run, in which order.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::protocol::{
+    ArtifactWhen, Failure, FailureReason, JobPayload, Phase, RunnerFeatures, StepWhen,
+};
+
+const AFTER_SCRIPT: &str = "after_script";
+
+/// The steps of a job in the order of running: all others as GitLab lists them, then after_script.
+#[derive(Debug)]
+pub(super) struct Plan {
+    steps: Vec<Step>,
+    /// Whether there are artifacts to upload after success, and after failure.
+    artifacts: (bool, bool),
+    /// The time that the job has.
+    pub(super) limit: Duration,
+}
+
+#[derive(Clone)]
+pub(super) struct Step {
+    index: usize,
+    pub(super) name: Arc<str>,
+    pub(super) script: Arc<[String]>,
+    pub(super) phase: Phase,
+    pub(super) allow_failure: bool,
+    when: StepWhen,
+}
+
+impl Plan {
+    /// The plan for this job, or what to say in its log and to GitLab when it cannot be run.
+    pub(super) fn new(
+        payload: &JobPayload,
+        features: &RunnerFeatures,
+        default_limit: Duration,
+    ) -> Result<Self, (String, Failure)> {
+        let native = features.native_steps_integration && payload.run.is_some();
+        if payload.run.is_some() && !native {
+            return Err(unrunnable(
+                "it uses the keyword `run`, which this runner does not support",
+            ));
+        }
+        let (after, mut steps): (Vec<_>, Vec<_>) = payload
+            .steps
+            .iter()
+            .map(|step| Step {
+                index: 0,
+                name: Arc::clone(&step.name),
+                script: Arc::clone(&step.script),
+                phase: if &*step.name == AFTER_SCRIPT {
+                    Phase::AfterScript
+                } else {
+                    Phase::Script
+                },
+                allow_failure: step.allow_failure,
+                when: step.when.clone(),
+            })
+            .partition(|step| step.phase == Phase::AfterScript);
+        if steps.is_empty() && native {
+            // The handler reads `run` from the payload itself.
+            steps.push(Step {
+                index: 0,
+                name: "run".into(),
+                script: Arc::new([]),
+                phase: Phase::Script,
+                allow_failure: false,
+                when: StepWhen::OnSuccess,
+            });
+        }
+        if steps.is_empty() {
+            return Err(unrunnable("it has no script"));
+        }
+        steps.extend(after.into_iter().filter(|step| !step.script.is_empty()));
+        for (index, step) in steps.iter_mut().enumerate() {
+            step.index = index;
+        }
+        let uploads = |failed: bool| {
+            payload.artifacts.iter().any(|artifact| {
+                let wanted = match artifact.when {
+                    ArtifactWhen::Always => true,
+                    ArtifactWhen::OnFailure => failed,
+                    _ => !failed,
+                };
+                wanted && (artifact.untracked || !artifact.paths.is_empty())
+            })
+        };
+        let limit = match payload.runner_info.timeout.map(u64::try_from) {
+            Some(Ok(seconds)) if seconds > 0 => Duration::from_secs(seconds),
+            _ => default_limit,
+        };
+        Ok(Self {
+            steps,
+            artifacts: (uploads(false), uploads(true)),
+            limit,
+        })
+    }
+
+    /// The step to run after `last`. Once `failed`, only those that ask for it; once `stopped`,
+    /// only after_script.
+    pub(super) fn after(&self, last: Option<&Step>, failed: bool, stopped: bool) -> Option<Step> {
+        let next = last.map_or(0, |step| step.index + 1);
+        let runs = |step: &&Step| match (step.phase, &step.when) {
+            (Phase::AfterScript, _) => true,
+            (Phase::Script, _) if stopped => false,
+            (Phase::Script, StepWhen::Always) => true,
+            (Phase::Script, StepWhen::OnFailure) => failed,
+            (Phase::Script, _) => !failed,
+        };
+        self.steps.get(next..)?.iter().find(runs).cloned()
+    }
+
+    /// Whether the job has artifacts that would be uploaded now.
+    pub(super) fn has_artifacts(&self, failed: bool) -> bool {
+        if failed {
+            self.artifacts.1
+        } else {
+            self.artifacts.0
+        }
+    }
+}
+
+/// Scripts may hold anything, so only their length is shown.
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Step({}: {}, {} lines)",
+            self.index,
+            self.name,
+            self.script.len()
+        )
+    }
+}
+
+fn unrunnable(why: &str) -> (String, Failure) {
+    let text = format!("this job cannot be run: {why}");
+    (text, Failure::new(FailureReason::RunnerConfigurationError))
+}

@@ -1,0 +1,339 @@
+//! Asks for jobs: capacity, pace, `last_update`, the health of the server, and the runner's token.
+//!
+//! At most one job request is in flight. A request that was sent is always awaited, also when the
+//! capacity has gone since: GitLab may have assigned a job already.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
+use super::{
+    backoff::{Backoff, Setback},
+    core::{Core, trouble},
+    input::StopMode,
+    output::{CallOutcome, Notice, Output, PollOutcome, StopReason, Trouble},
+    timers::Reason,
+};
+use crate::{
+    ids::RequestId,
+    protocol::{JobPayload, PayloadError, headers, job_request_body, verify_body},
+    time::Time,
+    transport::{TransportError, TransportErrorKind},
+};
+
+/// The part of the machine that is about the runner and not about a job.
+#[derive(Debug, Default)]
+pub(super) struct Poller {
+    capacity: usize,
+    /// `PollOnce` inputs that no request was sent for yet.
+    once: usize,
+    token: TokenCheck,
+    in_flight: Option<Poll>,
+    /// `Call(Verify)` inputs whose request is in flight.
+    calls: VecDeque<RequestId>,
+    last_update: Option<String>,
+    /// No request of any kind before this: the server is in trouble, or refused us.
+    hold_until: Time,
+    /// No request for the capacity before this: there was no job a moment ago.
+    next_poll: Time,
+    backoff: Backoff,
+    /// The server found the request too large: send less about ourselves.
+    shrunk: bool,
+    /// After an abort, when to stop waiting for what is in flight.
+    give_up: Option<Time>,
+}
+
+#[derive(Debug, Default)]
+enum TokenCheck {
+    #[default]
+    Due,
+    InFlight(RequestId),
+    Done,
+}
+
+#[derive(Debug)]
+struct Poll {
+    request: RequestId,
+    sent: Time,
+    once: bool,
+}
+
+/// A job that GitLab handed out.
+pub(super) struct HandedOut {
+    pub(super) payload: Result<JobPayload, PayloadError>,
+    /// Whether a `PollOnce` waits to hear what becomes of it.
+    pub(super) once: bool,
+}
+
+impl Poller {
+    pub(super) fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
+    pub(super) fn poll_once(&mut self, core: &mut Core, stopping: bool) {
+        if stopping {
+            core.outbox.push_back(Output::Polled(PollOutcome::Stopped));
+        } else {
+            self.once += 1;
+        }
+    }
+
+    pub(super) fn call_verify(&mut self, core: &mut Core, stopping: bool) {
+        if stopping {
+            let outcome = CallOutcome::VerifyFailed(Trouble::Stopped);
+            core.outbox.push_back(Output::Called(outcome));
+        } else {
+            self.calls.push_back(send_verify(core));
+        }
+    }
+
+    /// Whether nothing is in flight or asked for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_none()
+    }
+
+    /// No more requests; what is in flight is awaited, after an abort for a short time only.
+    pub(super) fn stop(&mut self, core: &mut Core, mode: StopMode) {
+        self.capacity = 0;
+        for _ in 0..std::mem::take(&mut self.once) {
+            core.outbox.push_back(Output::Polled(PollOutcome::Stopped));
+        }
+        if let TokenCheck::InFlight(request) = std::mem::take(&mut self.token) {
+            core.forget(request);
+        }
+        for request in std::mem::take(&mut self.calls) {
+            core.forget(request);
+            let outcome = CallOutcome::VerifyFailed(Trouble::Stopped);
+            core.outbox.push_back(Output::Called(outcome));
+        }
+        if mode == StopMode::Abort && self.in_flight.is_some() && self.give_up.is_none() {
+            self.give_up = Some(core.now + core.config.abort_patience);
+        }
+    }
+
+    /// Sends what is due. `jobs` live now.
+    pub(super) fn advance(&mut self, core: &mut Core, jobs: usize) {
+        if self.give_up.is_some_and(|give_up| give_up <= core.now) {
+            self.give_up = None;
+            if let Some(poll) = self.in_flight.take() {
+                core.forget(poll.request);
+                let detail = "the runner was stopped while a job request was on its way";
+                let error = TransportError::new(TransportErrorKind::Timeout, true, detail);
+                core.notice(Notice::MaybeOrphanedJob(error));
+                if poll.once {
+                    core.outbox.push_back(Output::Polled(PollOutcome::Stopped));
+                }
+            }
+        }
+        if self.due(core, jobs).is_none_or(|due| due > core.now) {
+            return;
+        }
+        match self.token {
+            TokenCheck::Due if core.config.verify => {
+                self.token = TokenCheck::InFlight(send_verify(core));
+            }
+            TokenCheck::InFlight(_) => {}
+            TokenCheck::Due | TokenCheck::Done => {
+                self.token = TokenCheck::Done;
+                self.send_poll(core);
+            }
+        }
+    }
+
+    fn send_poll(&mut self, core: &mut Core) {
+        let shrunk = self.shrunk.then(|| core.config.info.minimal());
+        let body = job_request_body(
+            &core.config.token,
+            &core.config.system_id,
+            self.last_update.as_deref(),
+            shrunk.as_ref().unwrap_or(&core.config.info),
+        );
+        let request = core.send_runner_call("jobs/request", body, true);
+        let once = self.once > 0 && core.unresolved == 0;
+        self.once -= usize::from(once);
+        self.in_flight = Some(Poll {
+            request,
+            sent: core.now,
+            once,
+        });
+    }
+
+    /// When a request is due, if one is wanted and none is in flight.
+    fn due(&self, core: &Core, jobs: usize) -> Option<Time> {
+        if self.in_flight.is_some() || matches!(self.token, TokenCheck::InFlight(_)) {
+            None
+        } else if self.once > 0 && core.unresolved == 0 {
+            Some(self.hold_until)
+        } else if jobs < self.capacity {
+            Some(self.hold_until.max(self.next_poll))
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn deadline(&self, core: &Core, jobs: usize) -> Option<(Time, Reason)> {
+        let give_up = self.give_up.map(|time| (time, Reason::AbortPatience));
+        give_up.or_else(|| self.due(core, jobs).map(|time| (time, Reason::JobRequest)))
+    }
+
+    /// A reply or a failure for one of the runner's requests; gives the job that came with it.
+    pub(super) fn on_answer(
+        &mut self,
+        core: &mut Core,
+        request: RequestId,
+        answer: Result<Response<Bytes>, TransportError>,
+    ) -> Option<HandedOut> {
+        if let Ok(response) = &answer
+            && let Some(update) = headers::last_update(response.headers())
+        {
+            self.last_update = Some(update);
+        }
+        if let TokenCheck::InFlight(verify) = self.token
+            && verify == request
+        {
+            self.on_verified(core, answer);
+            return None;
+        }
+        if let Some(at) = self.calls.iter().position(|call| *call == request) {
+            self.calls.remove(at);
+            let outcome = match verify_trouble(core, answer) {
+                None => CallOutcome::Verified,
+                Some(trouble) => CallOutcome::VerifyFailed(trouble),
+            };
+            core.outbox.push_back(Output::Called(outcome));
+            return None;
+        }
+        let poll = self.in_flight.take_if(|poll| poll.request == request)?;
+        self.give_up = None;
+        match answer {
+            Ok(response) => self.on_poll_reply(core, &poll, &response),
+            Err(error) => {
+                if error.maybe_delivered() {
+                    core.notice(Notice::MaybeOrphanedJob(error.clone()));
+                }
+                let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                self.on_poll_failed(core, &poll, Trouble::Transport(error), wait);
+                None
+            }
+        }
+    }
+
+    fn on_verified(&mut self, core: &mut Core, answer: Result<Response<Bytes>, TransportError>) {
+        self.token = TokenCheck::Done;
+        match verify_trouble(core, answer) {
+            None => {}
+            Some(trouble) if trouble.is_refusal() => {
+                // The next `SetCapacity` or `PollOnce` asks again.
+                self.token = TokenCheck::Due;
+                for _ in 0..std::mem::take(&mut self.once) {
+                    core.outbox
+                        .push_back(Output::Polled(PollOutcome::Failed(trouble.clone())));
+                }
+                if std::mem::take(&mut self.capacity) > 0 {
+                    core.outbox
+                        .push_back(Output::Stopped(StopReason::TokenRefused(trouble)));
+                }
+            }
+            Some(trouble) => core.notice(Notice::VerifyFailed(trouble)),
+        }
+    }
+
+    fn on_poll_reply(
+        &mut self,
+        core: &mut Core,
+        poll: &Poll,
+        response: &Response<Bytes>,
+    ) -> Option<HandedOut> {
+        match response.status() {
+            StatusCode::CREATED => match JobPayload::parse(response.body()) {
+                Err(error) if error.id.is_none() || error.token.is_none() => {
+                    core.notice(Notice::JobLost(error.to_string()));
+                    let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                    let trouble = Trouble::Unreadable(error.to_string());
+                    self.on_poll_failed(core, poll, trouble, wait);
+                    None
+                }
+                payload => {
+                    self.backoff.reset();
+                    self.next_poll = core.now;
+                    Some(HandedOut {
+                        payload,
+                        once: poll.once,
+                    })
+                }
+            },
+            StatusCode::NO_CONTENT => {
+                self.backoff.reset();
+                // A request that was held and then let go means that something is new.
+                let held = core.now.since(poll.sent) >= core.config.long_poll_threshold;
+                self.next_poll = if held {
+                    core.now
+                } else {
+                    core.now + core.rng.jitter(core.config.poll_interval)
+                };
+                self.polled(core, poll, PollOutcome::NoJob);
+                None
+            }
+            // Another manager was faster, or the database lags: normal, and no trouble at all.
+            StatusCode::CONFLICT => {
+                self.next_poll = core.now + self.backoff.after(Setback::Conflict, &mut core.rng);
+                self.polled(core, poll, PollOutcome::NoJob);
+                None
+            }
+            // The request is too large: say less about ourselves, and ask again at once.
+            StatusCode::PAYLOAD_TOO_LARGE if !self.shrunk => {
+                self.shrunk = true;
+                self.next_poll = core.now;
+                self.once += usize::from(poll.once);
+                None
+            }
+            status => {
+                let wait = match status {
+                    StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
+                        self.backoff.after(Setback::Refused, &mut core.rng)
+                    }
+                    // We or a proxy are at fault; asking often cannot help.
+                    _ if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                        self.backoff
+                            .after(Setback::RateLimited(None), &mut core.rng)
+                    }
+                    _ => core.wait_after(&mut self.backoff, response),
+                };
+                let trouble = trouble(response, &core.config.token);
+                self.on_poll_failed(core, poll, trouble, wait);
+                None
+            }
+        }
+    }
+
+    fn on_poll_failed(&mut self, core: &mut Core, poll: &Poll, trouble: Trouble, wait: Duration) {
+        self.hold_until = core.now + wait;
+        core.notice(Notice::PollFailed {
+            trouble: trouble.clone(),
+            retry_in: wait,
+        });
+        self.polled(core, poll, PollOutcome::Failed(trouble));
+    }
+
+    fn polled(&self, core: &mut Core, poll: &Poll, outcome: PollOutcome) {
+        if poll.once {
+            core.outbox.push_back(Output::Polled(outcome));
+        }
+    }
+}
+
+fn send_verify(core: &mut Core) -> RequestId {
+    let config = &core.config;
+    let body = verify_body(&config.token, &config.system_id, &config.info);
+    core.send_runner_call("runners/verify", body, false)
+}
+
+/// Why the token is not known to be good. Any 200 counts: old servers answer in plain text.
+fn verify_trouble(core: &Core, answer: Result<Response<Bytes>, TransportError>) -> Option<Trouble> {
+    match answer {
+        Ok(response) if response.status() == StatusCode::OK => None,
+        Ok(response) => Some(trouble(&response, &core.config.token)),
+        Err(error) => Some(Trouble::Transport(error)),
+    }
+}

@@ -1,0 +1,202 @@
+//! A job as GitLab hands it out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::{ids::JobId, secret::Secret};
+
+#[macro_use]
+mod lenient;
+
+mod error;
+mod files;
+mod number;
+mod secrets;
+mod work;
+
+pub use self::{
+    error::PayloadError,
+    files::{
+        ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile, CachePolicy, CacheSpec,
+        DependencyInfo,
+    },
+    secrets::{
+        AkeylessSecret, AkeylessServer, AwsSecret, AwsServer, AzureSecret, AzureServer, GcpSecret,
+        GcpServer, GitlabSecret, GitlabSecretServer, InlineAuth, SecretEngine, SecretSpec,
+        VaultAuth, VaultAuthData, VaultSecret, VaultServer,
+    },
+    work::{
+        Credential, DockerOptions, ExecutorOptions, Features, GcpOidcAuth, GitInfo, Hook, Image,
+        InputInfo, InputKind, InputValue, JobInfo, JobVariable, KubernetesOptions, OtelAuth,
+        OtelEndpoint, PolicyOptions, Port, PullPolicy, RunnerInfo, Service, Step, StepWhen,
+        SuspendOptions, TracingInfo,
+    },
+};
+use self::{
+    error::{good_id, good_token},
+    lenient::Lenient,
+};
+
+objects! {
+    /// A job: the body of the 201 that answers a job request.
+    ///
+    /// It is read leniently, since servers differ by version and licence: whatever is missing, null
+    /// or an empty list is empty here, unknown fields are skipped, and unknown words are kept as
+    /// `Other`. Printing it shows no token and no value of a variable.
+    #[derive(Debug)]
+    pub struct JobPayload {
+        /// The number of the job, never 0.
+        pub id: JobId,
+        /// The job token, of any length; visible ASCII, never empty.
+        pub token: Secret,
+        /// Whether sources may be fetched into what an earlier job left, instead of cloned.
+        pub allow_git_fetch: bool,
+        /// Where the job comes from.
+        pub job_info: JobInfo,
+        /// What to check out.
+        pub git_info: GitInfo,
+        /// What GitLab says of the runner.
+        pub runner_info: RunnerInfo,
+        /// Parameters of the job.
+        pub inputs: Vec<InputInfo>,
+        /// Variables, of which the last one of a key counts; see [`variable`](Self::variable).
+        pub variables: Vec<JobVariable>,
+        /// What to run, in this order. Empty where `run` is given.
+        pub steps: Vec<Step>,
+        /// Native steps: a text that holds JSON, as it came.
+        pub run: Option<String>,
+        /// Commands around getting the sources.
+        pub hooks: Vec<Hook>,
+        /// The image to run in.
+        pub image: Option<Image>,
+        /// Images to run beside it.
+        pub services: Vec<Service>,
+        /// Files to upload when the job is over.
+        pub artifacts: Vec<ArtifactSpec>,
+        /// Files to keep between jobs.
+        pub cache: Vec<CacheSpec>,
+        /// Access to registries.
+        pub credentials: Vec<Credential>,
+        /// What the server can do.
+        pub features: Features,
+        /// Earlier jobs whose files this one may want.
+        pub dependencies: Vec<DependencyInfo>,
+        /// External secrets, by the name of the variable that each is for.
+        pub secrets: BTreeMap<String, SecretSpec>,
+        /// The security policy that the job belongs to.
+        pub policy_options: Option<PolicyOptions>,
+        /// What to do with the environment when the job is over.
+        pub suspend_options: Option<SuspendOptions>,
+    }
+}
+
+impl JobPayload {
+    /// Reads the body of a 201.
+    ///
+    /// # Errors
+    ///
+    /// The body is cut short, is not JSON, has a value of a wrong type, or lacks id or token. The
+    /// error holds id and token if they can be found all the same, so that the job can be reported
+    /// as failed.
+    pub fn parse(body: &[u8]) -> Result<Self, PayloadError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let payload = Self::read(&mut deserializer)
+            .and_then(|payload| deserializer.end().map(|()| payload))
+            .map_err(|error| PayloadError::unreadable(body, &error))?;
+        let bad = |place: &str, problem: &str| {
+            PayloadError::at(body, place.to_owned(), problem.to_owned())
+        };
+        let payload = payload.ok_or_else(|| bad("the body", "expected an object"))?;
+        if good_id(payload.id).is_none() {
+            return Err(bad("id", "expected the number of a job"));
+        }
+        if good_token(payload.token.clone()).is_none() {
+            return Err(bad("token", "expected a token in visible ASCII"));
+        }
+        Ok(payload)
+    }
+
+    /// The variable with this key: the last one, if there are several.
+    pub fn variable(&self, key: &str) -> Option<&JobVariable> {
+        self.variables
+            .iter()
+            .rev()
+            .find(|variable| variable.key == key)
+    }
+
+    /// Every text of the payload that must be kept out of the log, each once, without blanks around
+    /// it.
+    ///
+    /// These are the job token and those of dependencies, passwords (of registries and in the URLs
+    /// to clone from), the variables that GitLab fills with tokens, all masked variables (unexpanded,
+    /// and also those that a later one of the same key hides) and sensitive parameters.
+    pub fn mask_values(&self) -> Vec<String> {
+        let variables = self.variables.iter().flat_map(|variable| {
+            let key = variable.key.as_str();
+            let is_secret = variable.masked || TOKEN_VARIABLES.contains(&key);
+            let password = (key == "CI_REPOSITORY_URL").then(|| password(&variable.value));
+            [
+                is_secret.then_some(variable.value.as_str()),
+                password.flatten(),
+            ]
+        });
+        let inputs = self.inputs.iter().map(|input| match &input.value.content {
+            Value::String(text) if input.value.sensitive => Some(text.as_str()),
+            _ => None,
+        });
+        let tokens = self.dependencies.iter().map(|dependency| &dependency.token);
+        let passwords = self
+            .credentials
+            .iter()
+            .map(|credential| &credential.password);
+        let secrets = [&self.token].into_iter().chain(tokens).chain(passwords);
+        let mut seen = BTreeSet::new();
+        secrets
+            .map(|secret| Some(secret.expose()))
+            .chain([password(self.git_info.repo_url.expose())])
+            .chain(variables)
+            .chain(inputs)
+            .flatten()
+            .map(str::trim)
+            .filter(|value| !value.is_empty() && seen.insert(*value))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Whether the user asked for a log that may show more than usual (`CI_DEBUG_TRACE` or
+    /// `CI_DEBUG_SERVICES`). GitLab then restricts who may read it.
+    pub fn is_debug_trace(&self) -> bool {
+        ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"]
+            .iter()
+            .filter_map(|key| self.variable(key))
+            .any(|variable| is_true(&variable.value))
+    }
+}
+
+/// Variables that GitLab itself fills with tokens, whether it marks them as masked or not.
+const TOKEN_VARIABLES: [&str; 4] = [
+    "CI_JOB_TOKEN",
+    "CI_REGISTRY_PASSWORD",
+    "CI_DEPENDENCY_PROXY_PASSWORD",
+    "CI_DEPLOY_PASSWORD",
+];
+
+/// The password in front of the host of a URL.
+fn password(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (user_info, _) = authority.rsplit_once('@')?;
+    user_info.split_once(':').map(|(_, password)| password)
+}
+
+/// How GitLab's own runner reads switches: `true` or `t` in any case, or a number that is 1.
+fn is_true(value: &str) -> bool {
+    ["true", "t"]
+        .iter()
+        .any(|word| value.eq_ignore_ascii_case(word))
+        || value.parse() == Ok(1)
+}
+
+#[cfg(test)]
+mod tests;

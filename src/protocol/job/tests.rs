@@ -1,0 +1,159 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+mod broken;
+mod examples;
+mod lenient;
+
+const EVERYTHING: &str = include_str!("../../../tests/payloads/everything.json");
+const MINIMAL: &str = include_str!("../../../tests/payloads/minimal.json");
+const RUN_STEPS: &str = include_str!("../../../tests/payloads/run_steps.json");
+const TYPICAL: &str = include_str!("../../../tests/payloads/typical.json");
+
+const EVERYTHING_TOKEN: &str =
+    "eyEXAMPLEHEADER.eyEXAMPLEPAYLOADlongJobTokenInJwtForm0003.EXAMPLESIGNATURE";
+
+fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn parse(payload: &Value) -> JobPayload {
+    JobPayload::parse(payload.to_string().as_bytes()).unwrap()
+}
+
+/// The smallest job there is, with some fields set.
+fn job(fields: Value) -> JobPayload {
+    let mut payload = json!({ "id": 1, "token": "t" });
+    payload
+        .as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
+    parse(&payload)
+}
+
+#[test]
+fn of_several_variables_the_last_one_counts() {
+    let payload = parse(&value(EVERYTHING));
+    assert_eq!(
+        payload.variable("DUPLICATE").unwrap().value,
+        "last one wins"
+    );
+    assert_eq!(payload.variable("duplicate"), None);
+}
+
+#[test]
+fn everything_secret_is_to_be_masked() {
+    let payload = job(json!({
+        "token": "job-token",
+        "git_info": { "repo_url": "https://u:repo%20password@h/x@y:z.git" },
+        "variables": [
+            { "key": "A", "value": " masked \n", "masked": true },
+            { "key": "A", "value": "masked" },
+            { "key": "B", "value": "plain" },
+            { "key": "C", "value": " ", "masked": true },
+            { "key": "D", "value": "one\ntwo", "masked": true },
+            { "key": "E", "value": "hidden-by-a-later-one", "masked": true },
+            { "key": "E", "value": "later" },
+            { "key": "CI_JOB_TOKEN", "value": "another-job-token" },
+            { "key": "CI_REGISTRY_PASSWORD", "value": "job-token" },
+            { "key": "CI_REPOSITORY_URL", "value": "https://u:url-password@h/x.git" },
+        ],
+        "credentials": [{ "password": "registry-password" }, {}],
+        "dependencies": [{ "id": 1, "token": "dependency-token" }, { "id": 2 }],
+        "inputs": [
+            { "key": "a", "value": { "content": "sensitive", "sensitive": true } },
+            { "key": "b", "value": { "content": "open", "sensitive": false } },
+            { "key": "c", "value": { "content": true, "sensitive": true } },
+        ],
+    }));
+    let mut values = payload.mask_values();
+    values.sort();
+    assert_eq!(
+        values,
+        [
+            "another-job-token",
+            "dependency-token",
+            "hidden-by-a-later-one",
+            "job-token",
+            "masked",
+            "one\ntwo",
+            "registry-password",
+            "repo%20password",
+            "sensitive",
+            "url-password",
+        ]
+    );
+    assert_eq!(job(json!({})).mask_values(), ["t"]);
+}
+
+#[test]
+fn passwords_are_found_in_urls() {
+    for (url, wanted) in [
+        ("https://u:p@h/x", Some("p")),
+        ("https://u:p@h", Some("p")),
+        ("https://u:p:q@h?x", Some("p:q")),
+        ("https://u:p@q@h/", Some("p@q")),
+        ("https://:p@h", Some("p")),
+        ("https://u@h:1/x:y@z", None),
+        ("https://h/u:p@x", None),
+        ("u:p@h", None),
+        ("", None),
+    ] {
+        assert_eq!(password(url), wanted, "{url}");
+    }
+}
+
+#[test]
+fn debug_traces_are_asked_for_by_variables() {
+    for (value, wanted) in [
+        ("true", true),
+        ("TRUE", true),
+        ("True", true),
+        ("t", true),
+        ("T", true),
+        ("1", true),
+        ("false", false),
+        ("0", false),
+        ("2", false),
+        ("yes", false),
+        ("", false),
+    ] {
+        for key in ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"] {
+            let payload = job(json!({ "variables": [
+                { "key": key, "value": "true" },
+                { "key": key, "value": value },
+            ] }));
+            assert_eq!(payload.is_debug_trace(), wanted, "{key}={value}");
+        }
+    }
+    assert!(!job(json!({})).is_debug_trace());
+}
+
+#[test]
+fn nothing_secret_prints() {
+    let text = EVERYTHING
+        .replace("\"example\"", "\"EXAMPLE\"")
+        .replace("\"5432\"", "\"EXAMPLE\"");
+    let payload = JobPayload::parse(text.as_bytes()).unwrap();
+    let shown = format!("{payload:?} {payload:#?}");
+    for secret in [
+        "EXAMPLE",
+        "hunter2",
+        "stable",
+        "last one wins",
+        "$literal",
+        "$VAULT_ID_TOKEN",
+        "$AZ_ID_TOKEN",
+        "$GCP_ID_TOKEN",
+        "$AWS_ID_TOKEN",
+        "$AKEYLESS_ID_TOKEN",
+        "kind: Config",
+        "acquisition-key",
+        "git.example.test",
+    ] {
+        assert!(text.contains(secret), "{secret} is not in the payload");
+        assert!(!shown.contains(secret), "{secret}");
+    }
+    assert!(shown.contains("make release") && shown.contains("BOTH_FILE_AND_RAW"));
+}

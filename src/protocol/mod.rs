@@ -1,0 +1,56 @@
+//! What goes over the wire between a runner and GitLab, as plain data.
+//!
+//! Bodies and headers are read and written here; when to send what is decided by the machine.
+//! Nothing here does input or output or knows the time. Every function is total: whatever bytes a
+//! server or a proxy sends, the answer is a value or a typed error, never a panic.
+//!
+//! - [`ServerUrl`]: the address of the instance and of the endpoints below it.
+//! - [`headers`]: what the headers of requests and replies say.
+//! - [`JobPayload`]: a job as GitLab hands it out, read leniently.
+//! - [`job_request_body`], [`verify_body`]: what a runner tells of itself ([`Info`]).
+//! - [`update_body`]: the state of a job, and why it failed ([`Failure`]).
+//! - [`error_message`]: what the body of an error reply says.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use serde::{Deserialize, Serialize};
+
+#[macro_use]
+mod wire;
+
+mod error_body;
+pub mod headers;
+mod job;
+mod request;
+mod update;
+mod url;
+
+pub use self::{
+    error_body::error_message,
+    job::{
+        AkeylessSecret, AkeylessServer, ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile,
+        AwsSecret, AwsServer, AzureSecret, AzureServer, CachePolicy, CacheSpec, Credential,
+        DependencyInfo, DockerOptions, ExecutorOptions, Features, GcpOidcAuth, GcpSecret,
+        GcpServer, GitInfo, GitlabSecret, GitlabSecretServer, Hook, Image, InlineAuth, InputInfo,
+        InputKind, InputValue, JobInfo, JobPayload, JobVariable, KubernetesOptions, OtelAuth,
+        OtelEndpoint, PayloadError, PolicyOptions, Port, PullPolicy, RunnerInfo, SecretEngine,
+        SecretSpec, Service, Step, StepWhen, SuspendOptions, TracingInfo, VaultAuth, VaultAuthData,
+        VaultSecret, VaultServer,
+    },
+    request::{Info, RunnerFeatures, job_request_body, verify_body},
+    update::{Failure, FailureReason, JobState, TraceSummary, checksum, update_body},
+    url::{ServerUrl, ServerUrlError},
+};
+
+/// Which part of a job a step belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "existing job handlers match on both variants without a wildcard"
+)]
+pub enum Phase {
+    /// The job's own work: the step `script`, and every other one but `after_script`.
+    Script,
+    /// The step `after_script`, which runs whether the script went well or not.
+    AfterScript,
+}
