@@ -147,7 +147,6 @@ impl Error for AdapterError {
 /// # Errors
 /// `NoRuntime` outside of any runtime that an enabled adapter can use.
 #[cfg(feature = "tokio")]
-#[cfg_attr(not(test), expect(dead_code, reason = "called by the facade"))]
 pub(crate) fn default_adapter() -> Result<Arc<dyn Adapter>, AdapterError> {
     Ok(Arc::new(TokioHyper::new()?))
 }

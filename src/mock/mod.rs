@@ -8,7 +8,17 @@ use bytes::Bytes;
 
 use crate::Time;
 
+pub use gitlab::{
+    Endpoint, Manager, MockGitlab, Override, PipelineError, RunnerNumber, Settings, VerifyMode,
+};
+pub use job::{JobSpec, PipelineSpec};
+pub use report::{JobReport, JobStatus, RequestRecord, StateChange};
+
+mod gitlab;
 pub mod http;
+mod job;
+mod payload;
+mod report;
 
 /// An HTTP server as a pure state machine: requests and time in, answers out.
 pub trait Server: Send + 'static {

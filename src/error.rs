@@ -1,0 +1,131 @@
+//! What can go wrong for who runs a runner.
+
+use std::{error::Error, fmt, io, path::Path, sync::Arc};
+
+use crate::machine::Trouble;
+
+/// Why a call of a [`Runner`](crate::Runner) did not do what it is for.
+///
+/// Prints what was tried and what can be done about it; [`kind`](Self::kind) is for programs. Holds
+/// no token.
+#[derive(Clone, Debug)]
+pub struct RunError {
+    kind: RunErrorKind,
+    detail: Arc<str>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// What went wrong, by who can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RunErrorKind {
+    /// The server's URL cannot be used: not `http` or `https`, or no host. Often the scheme was
+    /// forgotten.
+    InvalidUrl,
+    /// The call was not awaited inside of a runtime that an enabled adapter can use. Await it in
+    /// one, or give the runner an adapter.
+    NoRuntime,
+    /// The build directory cannot be made, or nothing can be written below it.
+    BuildDir,
+    /// GitLab refused the runner's token (403).
+    TokenRefused,
+    /// GitLab answered, but not with what was asked for: an error status or something unreadable.
+    /// Try again; the runner waits longer before each further request by itself.
+    Server,
+    /// GitLab could not be reached, or its answer got lost. Try again.
+    Network,
+    /// The runner was stopped, and asks for no more jobs.
+    Stopped,
+    /// The runtime that the runner's jobs ran on is gone, and the jobs with it. The next call
+    /// starts anew.
+    DriverGone,
+}
+
+impl RunError {
+    pub(crate) fn new(kind: RunErrorKind, detail: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    pub(crate) fn build_dir(doing: &str, path: &Path, error: io::Error) -> Self {
+        let detail = format!(
+            "could not {doing} {}: the runner needs a build directory that it can write to",
+            path.display()
+        );
+        Self::new(RunErrorKind::BuildDir, detail).with_source(error)
+    }
+
+    pub(crate) fn token_refused(trouble: &Trouble) -> Self {
+        let detail = format!(
+            "GitLab refused the runner token ({trouble}): check that it is an authentication token \
+             (`glrt-…`) of this GitLab instance, and that the runner was not deleted and its token \
+             not reset or expired"
+        );
+        Self::new(RunErrorKind::TokenRefused, detail)
+    }
+
+    pub(crate) fn job_request(trouble: Trouble) -> Self {
+        if trouble.is_refusal() {
+            return Self::token_refused(&trouble);
+        }
+        let detail = format!("could not ask GitLab for a job ({trouble})");
+        match trouble {
+            Trouble::Stopped => Self::stopped(),
+            // The source says what the detail would repeat.
+            Trouble::Transport(error) => {
+                Self::new(RunErrorKind::Network, "could not ask GitLab for a job")
+                    .with_source(error)
+            }
+            Trouble::Status { .. } | Trouble::Unreadable(_) => {
+                Self::new(RunErrorKind::Server, detail)
+            }
+        }
+    }
+
+    pub(crate) fn stopped() -> Self {
+        Self::new(
+            RunErrorKind::Stopped,
+            "the runner was stopped: it asks for no more jobs",
+        )
+    }
+
+    pub(crate) fn driver_gone() -> Self {
+        Self::new(
+            RunErrorKind::DriverGone,
+            "the runtime that the runner ran on is gone, and its jobs are lost: keep the runtime \
+             alive as long as the runner; the next call starts anew",
+        )
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> RunErrorKind {
+        self.kind
+    }
+}
+
+/// The detail and, behind colons, every error below it.
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)?;
+        match &self.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for RunError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
+    }
+}

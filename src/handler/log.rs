@@ -1,0 +1,205 @@
+//! The log of one job: its spool behind a lock, and a word to the driver when it grows.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures::{StreamExt, stream};
+
+use crate::{
+    adapter::Body,
+    ids::JobId,
+    runner::Inbox,
+    sync::lock,
+    trace::{TraceMark, TraceSpool},
+};
+
+/// Everybody who writes for the job has it, and the driver, who sends parts of it.
+pub(crate) struct JobLog {
+    job: JobId,
+    /// Whether the driver knows that it grows.
+    awake: AtomicBool,
+    inner: Mutex<Inner>,
+    inbox: Arc<Inbox>,
+}
+
+enum Inner {
+    /// There is no spool yet: lines of the runner that came too early.
+    Early(Vec<String>),
+    Open {
+        spool: TraceSpool,
+        /// Whether the last byte ended a line.
+        at_line_start: bool,
+    },
+    /// Nothing is written any more, but still sent.
+    Finished {
+        spool: TraceSpool,
+        mark: TraceMark,
+    },
+    Closed(TraceMark),
+}
+
+/// How GitLab's own runner marks its lines.
+#[derive(Clone, Copy)]
+pub(crate) enum Colour {
+    Warning,
+    Error,
+}
+
+impl JobLog {
+    pub(crate) fn new(job: JobId, inbox: Arc<Inbox>) -> Self {
+        Self {
+            job,
+            awake: AtomicBool::new(false),
+            inner: Mutex::new(Inner::Early(Vec::new())),
+            inbox,
+        }
+    }
+
+    /// Lets writing begin.
+    pub(crate) fn open(&self, spool: TraceSpool) {
+        let mut inner = lock(&self.inner);
+        let Inner::Early(early) = &mut *inner else {
+            return;
+        };
+        let early = std::mem::take(early);
+        *inner = Inner::Open {
+            spool,
+            at_line_start: true,
+        };
+        drop(inner);
+        for line in early {
+            self.write_line(&line);
+        }
+    }
+
+    /// Writes bytes as they are.
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        self.write_all(&[bytes]);
+    }
+
+    /// Writes a line and its end.
+    pub(crate) fn write_line(&self, line: &str) {
+        self.write_all(&[line.as_bytes(), b"\n"]);
+    }
+
+    /// Writes a line of the runner, on a line of its own; kept if there is no spool yet.
+    pub(crate) fn note(&self, line: String) {
+        let start = match &mut *lock(&self.inner) {
+            Inner::Early(early) => {
+                early.push(line);
+                return;
+            }
+            Inner::Open {
+                at_line_start: false,
+                ..
+            } => "\n",
+            _ => "",
+        };
+        self.write_all(&[start.as_bytes(), line.as_bytes(), b"\n"]);
+    }
+
+    /// Writes a line of the runner as GitLab's own runner would colour it.
+    pub(crate) fn coloured(&self, colour: Colour, text: &str) {
+        let (code, label) = match colour {
+            Colour::Warning => ("\x1b[0;33m", "WARNING"),
+            Colour::Error => ("\x1b[31;1m", "ERROR"),
+        };
+        self.note(format!("{code}{label}: {text}\x1b[0;m"));
+    }
+
+    /// The log as it is now, but for what the masker still holds back.
+    pub(crate) fn mark(&self) -> TraceMark {
+        match &*lock(&self.inner) {
+            Inner::Early(_) => TraceMark::default(),
+            Inner::Open { spool, .. } => spool.mark(),
+            Inner::Finished { mark, .. } | Inner::Closed(mark) => *mark,
+        }
+    }
+
+    /// Takes no more bytes. Gives the log as it is for good.
+    pub(crate) fn finish(&self) -> TraceMark {
+        let mut inner = lock(&self.inner);
+        let (state, mark) =
+            match std::mem::replace(&mut *inner, Inner::Closed(TraceMark::default())) {
+                Inner::Early(_) => (Inner::Closed(TraceMark::default()), TraceMark::default()),
+                Inner::Open { mut spool, .. } => {
+                    let mark = spool.finish();
+                    (Inner::Finished { spool, mark }, mark)
+                }
+                Inner::Finished { spool, mark } => (Inner::Finished { spool, mark }, mark),
+                Inner::Closed(mark) => (Inner::Closed(mark), mark),
+            };
+        *inner = state;
+        mark
+    }
+
+    /// Frees its memory.
+    pub(crate) fn close(&self) {
+        let mark = self.finish();
+        *lock(&self.inner) = Inner::Closed(mark);
+    }
+
+    /// These bytes of the log, without copying them; `None` if they are not there.
+    pub(crate) fn body(&self, range: Range<u64>) -> Option<Body> {
+        let len = range.end.checked_sub(range.start)?;
+        let mut chunks = match &mut *lock(&self.inner) {
+            Inner::Open { spool, .. } | Inner::Finished { spool, .. } => spool.read(range)?,
+            Inner::Early(_) | Inner::Closed(_) => return None,
+        };
+        Some(if chunks.len() == 1 {
+            Body::Full(chunks.pop()?)
+        } else {
+            Body::Stream {
+                len: Some(len),
+                chunks: stream::iter(chunks).map(Ok).boxed(),
+            }
+        })
+    }
+
+    /// The driver looks no more: the next write tells it.
+    pub(crate) fn rest(&self) {
+        self.awake.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether it was at rest until now.
+    pub(crate) fn wake(&self) -> bool {
+        !self.awake.swap(true, Ordering::SeqCst)
+    }
+
+    fn write_all(&self, parts: &[&[u8]]) {
+        {
+            let mut inner = lock(&self.inner);
+            let Inner::Open {
+                spool,
+                at_line_start,
+            } = &mut *inner
+            else {
+                return;
+            };
+            for part in parts {
+                if let Some(last) = part.last() {
+                    *at_line_start = *last == b'\n';
+                    spool.write(part);
+                }
+            }
+        }
+        if self.wake() {
+            self.inbox.log_grew(self.job);
+        }
+    }
+}
+
+impl fmt::Debug for JobLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobLog")
+            .field("job", &self.job)
+            .field("mark", &self.mark())
+            .finish_non_exhaustive()
+    }
+}

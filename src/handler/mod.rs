@@ -1,0 +1,120 @@
+//! The side of the user: what runs a job, what it is given, and where its output goes.
+
+mod files;
+pub mod job;
+mod log;
+mod scope;
+
+use std::pin::pin;
+
+use async_trait::async_trait;
+use futures::future::{Either, select};
+use tokio_util::sync::CancellationToken;
+
+pub use self::files::{NoFiles, UploadableFile};
+#[doc(hidden)]
+pub use self::scope::{in_job, output_line};
+pub(crate) use self::{
+    job::{Job, JobState},
+    log::{Colour, JobLog},
+    scope::{Context, Scope},
+};
+pub use crate::protocol::Phase;
+
+/// How a step ended: well, or not.
+///
+/// [`Job::fail`] says why it failed: `return self.job.fail(Failure::exit_code(3))`. Without it, a
+/// failed step is reported as `script_failure` with exit code 1.
+pub type JobResult = Result<(), ()>;
+
+/// Runs one job.
+///
+/// The closure given to [`Runner::run`](crate::Runner::run) makes one for each job. A handler whose
+/// step should be told of a cancel, instead of being dropped, implements [`CancellableJobHandler`].
+///
+/// Implement it with `#[async_trait::async_trait]`.
+#[async_trait]
+pub trait JobHandler<U = NoFiles>: Send
+where
+    U: UploadableFile + Send + 'static,
+{
+    /// Runs the lines of one step.
+    ///
+    /// Called for `script`, for further steps such as `release` (also [`Phase::Script`]; see
+    /// [`Job::current_step`]), and at last for `after_script`. When the job is cancelled or runs
+    /// out of time, the future is dropped where it stands. A panic fails the job.
+    async fn step(&mut self, script: &[String], phase: Phase) -> JobResult;
+
+    /// The files that the job offers for upload.
+    ///
+    /// # Errors
+    /// When they cannot be found out.
+    async fn get_uploadable_files(&mut self) -> Result<Box<dyn Iterator<Item = U> + Send>, ()> {
+        Ok(Box::new(std::iter::empty()))
+    }
+
+    /// Called once when all is over, on every path: success, failure, cancel, panic.
+    ///
+    /// The job's build directory is removed afterwards.
+    async fn cleanup(&mut self) {}
+}
+
+/// Runs one job and is told when it is cancelled.
+///
+/// As [`JobHandler`], but [`step`](Self::step) is not dropped at once: it is given a token that
+/// fires, and has ten minutes to come to an end by itself (half a minute when the job ran out of
+/// time). When the job has ended at GitLab, or the runner is aborted, it is dropped all the same.
+#[async_trait]
+pub trait CancellableJobHandler<U = NoFiles>: Send
+where
+    U: UploadableFile + Send + 'static,
+{
+    /// Runs the lines of one step. Each step has a token of its own: that of `after_script` has not
+    /// fired when the script was cancelled.
+    async fn step(
+        &mut self,
+        script: &[String],
+        phase: Phase,
+        cancel_token: &CancellationToken,
+    ) -> JobResult;
+
+    /// The files that the job offers for upload.
+    ///
+    /// # Errors
+    /// When they cannot be found out.
+    async fn get_uploadable_files(&mut self) -> Result<Box<dyn Iterator<Item = U> + Send>, ()> {
+        Ok(Box::new(std::iter::empty()))
+    }
+
+    /// Called once when all is over, on every path: success, failure, cancel, panic.
+    async fn cleanup(&mut self) {}
+}
+
+#[async_trait]
+impl<U, J> CancellableJobHandler<U> for J
+where
+    U: UploadableFile + Send + 'static,
+    J: JobHandler<U>,
+{
+    async fn step(
+        &mut self,
+        script: &[String],
+        phase: Phase,
+        cancel_token: &CancellationToken,
+    ) -> JobResult {
+        let cancelled = pin!(cancel_token.cancelled());
+        match select(JobHandler::step(self, script, phase), cancelled).await {
+            Either::Left((result, _)) => result,
+            // Why it ended is known to who cancelled it.
+            Either::Right(((), _)) => Ok(()),
+        }
+    }
+
+    async fn get_uploadable_files(&mut self) -> Result<Box<dyn Iterator<Item = U> + Send>, ()> {
+        JobHandler::get_uploadable_files(self).await
+    }
+
+    async fn cleanup(&mut self) {
+        JobHandler::cleanup(self).await;
+    }
+}

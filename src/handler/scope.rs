@@ -1,0 +1,243 @@
+//! Knows the job on whose behalf code runs: `outputln!` finds its log here.
+//!
+//! The future of a handler is polled inside of an [`InJob`], which says so in a thread-local for the
+//! time of each poll (and of its drop). This works on every executor and when a task moves from one
+//! thread to another.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt::{self, Write},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+};
+
+use super::log::JobLog;
+use crate::ids::JobId;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<JobLog>>> = const { RefCell::new(None) };
+    /// Lines are put together here, so that there is no allocation for each of them.
+    static LINE: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// A longer line gives its buffer back.
+const LINE_BUFFER_LIMIT: usize = 64 << 10;
+
+/// Writes one line into the log of the running job.
+///
+/// Takes a value, or a format string with arguments, as `println!` does. Inside of a job's handler
+/// the line goes straight to its log at GitLab; nothing needs to be set up. Elsewhere (in another
+/// thread, in a task of its own) it becomes a `TRACE` event with `gitlab.output = true` in the
+/// current span, if the feature `tracing` is on; use [`Job::in_scope`](crate::job::Job::in_scope)
+/// or [`Job::trace`](crate::job::Job::trace) there.
+///
+/// ```
+/// use gitlab_runner::outputln;
+///
+/// let (done, all) = (3, 4);
+/// outputln!("{done} of {} done", all);
+/// outputln!("");
+/// ```
+#[macro_export]
+macro_rules! outputln {
+    () => {
+        $crate::outputln!("")
+    };
+    ($format:literal $(, $($argument:tt)*)?) => {
+        if $crate::__private::in_job() {
+            $crate::__private::output_line(::core::format_args!($format $(, $($argument)*)?));
+        } else {
+            $crate::__output_event!($format $(, $($argument)*)?);
+        }
+    };
+    ($value:expr $(,)?) => {
+        $crate::outputln!("{}", $value)
+    };
+    ($format:expr, $($argument:tt)+) => {
+        if $crate::__private::in_job() {
+            $crate::__private::output_line(::core::format_args!($format, $($argument)+));
+        } else {
+            $crate::__output_event!($format, $($argument)+);
+        }
+    };
+}
+
+/// The line as an event, for a layer to pick up.
+#[cfg(feature = "tracing")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __output_event {
+    ($($format:tt)+) => {
+        $crate::tracing::trace!(gitlab.output = true, $($format)+)
+    };
+}
+
+/// Without events there is nowhere to go.
+#[cfg(not(feature = "tracing"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __output_event {
+    ($($format:tt)+) => {{
+        let _ = ::core::format_args!($($format)+);
+    }};
+}
+
+/// Whether the calling code runs on behalf of a job.
+#[doc(hidden)]
+pub fn in_job() -> bool {
+    // At the very end of a thread there is no such thing any more.
+    CURRENT
+        .try_with(|current| current.borrow().is_some())
+        .unwrap_or(false)
+}
+
+/// Writes a line into the log of the job on whose behalf the calling code runs.
+#[doc(hidden)]
+pub fn output_line(line: fmt::Arguments<'_>) {
+    let Some(log) = CURRENT.with_borrow(Option::clone) else {
+        return;
+    };
+    if let Some(line) = line.as_str() {
+        return log.write_line(line);
+    }
+    // Taken out, since what is printed may itself print lines.
+    let mut buffer = LINE.take();
+    buffer.clear();
+    if buffer.write_fmt(line).is_ok() {
+        log.write_line(&buffer);
+    }
+    if buffer.capacity() <= LINE_BUFFER_LIMIT {
+        LINE.set(buffer);
+    }
+}
+
+/// Who is called on behalf of what: the job's log, and what `tracing` needs to know.
+#[derive(Clone)]
+pub(crate) struct Scope {
+    log: Arc<JobLog>,
+    context: Context,
+}
+
+impl Scope {
+    /// The scope of `job`, below the context in which its runner was started.
+    pub(crate) fn new(job: JobId, log: Arc<JobLog>, context: &Context) -> Self {
+        Self {
+            log,
+            context: context.of_job(job),
+        }
+    }
+
+    /// Runs `work` on behalf of the job.
+    pub(crate) fn run<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _entered = Entered(CURRENT.replace(Some(Arc::clone(&self.log))));
+        self.context.run(work)
+    }
+
+    /// Polls `future` on behalf of the job.
+    pub(crate) fn wrap<F: Future>(&self, future: F) -> InJob<F> {
+        InJob {
+            future: Some(Box::pin(future)),
+            scope: self.clone(),
+        }
+    }
+}
+
+/// Puts back what was current before, also after a panic.
+struct Entered(Option<Arc<JobLog>>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+/// Polls a future, and drops it, on behalf of a job.
+pub(crate) struct InJob<F> {
+    future: Option<Pin<Box<F>>>,
+    scope: Scope,
+}
+
+impl<F: Future> Future for InJob<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let Some(future) = &mut this.future else {
+            return Poll::Pending;
+        };
+        let poll = this.scope.run(|| future.as_mut().poll(cx));
+        if poll.is_ready() {
+            let future = this.future.take();
+            this.scope.run(|| drop(future));
+        }
+        poll
+    }
+}
+
+impl<F> Drop for InJob<F> {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            self.scope.run(|| drop(future));
+        }
+    }
+}
+
+/// The subscriber and the span that were current where the runner was started. Without the feature
+/// `tracing`, nothing.
+#[derive(Clone)]
+pub(crate) struct Context {
+    #[cfg(feature = "tracing")]
+    dispatch: Option<tracing::Dispatch>,
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+#[cfg(feature = "tracing")]
+impl Context {
+    /// That of the caller.
+    pub(crate) fn current() -> Self {
+        let dispatch = tracing::dispatcher::get_default(Clone::clone);
+        Self {
+            // No subscriber yet: one that is installed later is to be found.
+            dispatch: (!dispatch.is::<tracing::subscriber::NoSubscriber>()).then_some(dispatch),
+            span: tracing::Span::current(),
+        }
+    }
+
+    fn of_job(&self, job: JobId) -> Self {
+        let span = self.run(|| {
+            tracing::error_span!(
+                target: "gitlab_runner::gitlab::job",
+                "job",
+                gitlab.job = job.0
+            )
+        });
+        Self {
+            dispatch: self.dispatch.clone(),
+            span,
+        }
+    }
+
+    /// Runs `work` in it.
+    pub(crate) fn run<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _default = self.dispatch.as_ref().map(tracing::dispatcher::set_default);
+        self.span.in_scope(work)
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+impl Context {
+    pub(crate) fn current() -> Self {
+        Self {}
+    }
+
+    fn of_job(&self, _: JobId) -> Self {
+        Self {}
+    }
+
+    pub(crate) fn run<R>(&self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+}

@@ -1,0 +1,285 @@
+//! `POST jobs/request`: first Workhorse, which may hold it, then Rails.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use serde_json::{Map, Value};
+
+use super::{
+    MockGitlab, Processed, RunnerNumber,
+    auth::RateKey,
+    jobs::{Job, Parked},
+    params::{Params, media_type},
+    reply::{self, Refused, Reply},
+    runners::is_true,
+};
+use crate::{
+    JobId, Time,
+    mock::{Answer, HoldId, payload::Context},
+};
+
+/// The largest body that Workhorse lets through.
+const MAX_BODY: usize = 32 * 1024;
+/// Shorter long polls are answered at once.
+const SHORTEST_HOLD: Duration = Duration::from_millis(1);
+/// Jobs that the server fails for one request before it gives up with a conflict.
+const MAX_CANDIDATES: usize = 45;
+/// How long a job handed out with two-phase commit waits for its runner.
+pub(super) const PARKED_FOR: Duration = Duration::from_secs(120);
+
+const POLLING: &str = "Gitlab-Ci-Builds-Polling";
+const LAST_UPDATE: &str = "X-GitLab-Last-Update";
+
+/// A job request that Workhorse holds.
+pub(super) struct Hold {
+    /// The number of its record.
+    pub(super) number: u64,
+    runner: RunnerNumber,
+    last_update: String,
+    deadline: Time,
+    /// What is answered instead, if a fault was planned: a reply, or closing.
+    instead: Option<Option<Reply>>,
+}
+
+impl MockGitlab {
+    pub(super) fn poll(
+        &mut self,
+        request: &Request<Bytes>,
+        params: Result<Params, Refused>,
+    ) -> Processed {
+        let Some(duration) = self
+            .settings
+            .long_poll
+            .filter(|long_poll| !long_poll.is_zero())
+        else {
+            return Processed::Reply(self.request_job(params).unwrap_or_else(|refused| *refused));
+        };
+        let polling = |reply| Processed::Reply(reply::with(reply, POLLING, "yes"));
+        if request.body().len() > MAX_BODY {
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            return polling(reply::text(status, "Request Entity Too Large\n"));
+        }
+        match self.current_poller(request) {
+            Some(_) if duration < SHORTEST_HOLD => polling(reply::no_content()),
+            Some((runner, last_update)) => Processed::Hold(Hold {
+                number: 0,
+                runner,
+                last_update,
+                deadline: self.now + duration,
+                instead: None,
+            }),
+            None => polling(self.request_job(params).unwrap_or_else(|refused| *refused)),
+        }
+    }
+
+    pub(super) fn put_on_hold(
+        &mut self,
+        mut hold: Hold,
+        number: u64,
+        instead: Option<Option<Reply>>,
+    ) -> Answer {
+        let id = HoldId::new(self.next_hold);
+        self.next_hold += 1;
+        hold.number = number;
+        hold.instead = instead;
+        self.holds.insert(id, hold);
+        Answer::Hold(id)
+    }
+
+    /// Workhorse's own 204, to a hold that is over. It does not tell the queue value.
+    pub(super) fn release_hold(&mut self) -> Option<(HoldId, Answer)> {
+        let (id, _) = self.holds.iter().find(|(_, hold)| {
+            hold.deadline <= self.now || self.last_update(hold.runner) != Some(&hold.last_update)
+        })?;
+        let id = *id;
+        let hold = self.holds.remove(&id)?;
+        let reply = reply::with(reply::no_content(), POLLING, "yes");
+        self.answered(hold.number, Some(reply.status()), hold.instead.is_none());
+        let answer = match hold.instead {
+            None => Answer::Reply(reply),
+            Some(Some(reply)) => Answer::Reply(reply),
+            Some(None) => Answer::Close,
+        };
+        Some((id, answer))
+    }
+
+    pub(super) fn hold_deadlines(&self) -> impl Iterator<Item = Time> {
+        self.holds.values().map(|hold| {
+            if self.last_update(hold.runner) == Some(&hold.last_update) {
+                hold.deadline
+            } else {
+                self.now
+            }
+        })
+    }
+
+    /// The runner and its queue value if Workhorse would wait: a JSON body whose `last_update`
+    /// is current. Workhorse looks at nothing else.
+    fn current_poller(&self, request: &Request<Bytes>) -> Option<(RunnerNumber, String)> {
+        if media_type(request)? != "application/json" {
+            return None;
+        }
+        let body: Value = serde_json::from_slice(request.body()).ok()?;
+        let text = |name| body.get(name).and_then(Value::as_str);
+        let number = self.runner_with(text("token")?)?;
+        let current = self.last_update(number)?;
+        (text("last_update")? == current).then(|| (number, current.to_owned()))
+    }
+
+    fn request_job(&mut self, params: Result<Params, Refused>) -> Result<Reply, Refused> {
+        self.check_migration()?;
+        let params = params?;
+        let mut check = params.check();
+        let token = check.required_string("token");
+        let system_id = check.string("system_id");
+        let last_update = check.string("last_update").unwrap_or_default();
+        let info = check.hash("info").cloned();
+        check.inside("info", |info| {
+            let strings = [
+                "name",
+                "version",
+                "revision",
+                "platform",
+                "architecture",
+                "executor",
+            ];
+            for name in strings {
+                info.string(name);
+            }
+            for name in ["features", "config", "labels"] {
+                info.hash(name);
+            }
+        });
+        let session = check.hash("session").cloned();
+        check.inside("session", |session| {
+            for name in ["url", "certificate", "authorization"] {
+                session.string(name);
+            }
+        });
+        check.finish()?;
+        self.check_rate(RateKey::JobRequest, &token)?;
+        let (runner, system_id) = self.authenticate_runner(&token, system_id, info.as_ref())?;
+
+        // Read before the queue is looked at: what is queued meanwhile must not be missed.
+        let value = self.last_update(runner).unwrap_or_default().to_owned();
+        let nothing = reply::with(reply::no_content(), LAST_UPDATE, &value);
+        let paused = self
+            .runners
+            .get(&runner)
+            .is_some_and(|runner| runner.paused);
+        if paused || last_update == value {
+            return Ok(nothing);
+        }
+        let features = info
+            .as_ref()
+            .and_then(|info| info.get("features")?.as_object())
+            .cloned()
+            .unwrap_or_default();
+        let Some(job) = self.pick_job(&features)? else {
+            return Ok(nothing);
+        };
+        let session_url = session
+            .as_ref()
+            .and_then(|session| session.get("url")?.as_str());
+        if self.settings.refuse_local_sessions && session_url.is_some_and(is_local) {
+            return Err(reply::message(StatusCode::CONFLICT).into());
+        }
+        if self.conflicts > 0 {
+            self.conflicts -= 1;
+            return Err(reply::message(StatusCode::CONFLICT).into());
+        }
+        let payload = self.payload_of(job, runner, session_url);
+        if self.settings.two_phase_commit && is_true(features.get("two_phase_job_commit")) {
+            self.queue.remove(&job);
+            let until = self.now + PARKED_FOR;
+            let parked = Parked {
+                until,
+                runner,
+                system_id,
+            };
+            self.parked.insert(job, parked);
+        } else {
+            self.start(job, runner, system_id);
+        }
+        let reply = reply::json(StatusCode::CREATED, &Value::Null);
+        Ok(reply.map(|_| payload))
+    }
+
+    /// The oldest job in the queue that can run, after failing those that cannot.
+    fn pick_job(&mut self, features: &Map<String, Value>) -> Result<Option<JobId>, Refused> {
+        for _ in 0..MAX_CANDIDATES {
+            let Some(id) = self.queue.first().copied() else {
+                return Ok(None);
+            };
+            let Some(job) = self.jobs.get(&id) else {
+                self.queue.remove(&id);
+                continue;
+            };
+            match unfit(job, features) {
+                None => return Ok(Some(id)),
+                Some(reason) => self.fail(id, &reason, None),
+            }
+        }
+        Err(reply::message(StatusCode::CONFLICT).into())
+    }
+
+    fn payload_of(&self, id: JobId, runner: RunnerNumber, session_url: Option<&str>) -> Bytes {
+        let Some(job) = self.jobs.get(&id) else {
+            return Bytes::new();
+        };
+        if let Some(raw) = &job.spec.raw_payload {
+            return raw.clone();
+        }
+        let dependencies: Vec<(JobId, String)> = job
+            .after
+            .iter()
+            .filter_map(|id| Some((*id, self.jobs.get(id)?.spec.name.clone())))
+            .collect();
+        let queued_at = job.report.queued_at.unwrap_or(self.now);
+        let context = Context {
+            settings: &self.settings,
+            job: id,
+            token: &job.token,
+            pipeline: job.pipeline_number(),
+            runner,
+            seconds_in_queue: self.now.since(queued_at).as_secs(),
+            queue_size: self.queue.len(),
+            session_url,
+            dependencies: &dependencies,
+        };
+        context.payload(&job.spec).to_string().into()
+    }
+}
+
+/// Why the server fails a job instead of giving it to a runner with these features.
+fn unfit(job: &Job, features: &Map<String, Value>) -> Option<String> {
+    let supported = |name: &String| is_true(features.get(name));
+    if job.project_deleted {
+        Some("project_deleted".to_owned())
+    } else if let Some(reason) = &job.spec.dropped_as {
+        Some(reason.clone())
+    } else if !job.spec.required_features.iter().all(supported) {
+        Some("runner_unsupported".to_owned())
+    } else {
+        None
+    }
+}
+
+/// Whether a URL points to the host itself or into a private network.
+fn is_local(url: &str) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else {
+        return false;
+    };
+    let host = uri.host().unwrap_or_default();
+    if host == "localhost" || host.ends_with(".localhost") {
+        return true;
+    }
+    match host.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V4(ip)) => {
+            ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()
+        }
+        Ok(std::net::IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unspecified(),
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,154 @@
+//! What an administrator, or the version of the server, decides.
+
+use std::time::Duration;
+
+/// How the simulated server is set up. The default is a current GitLab as shipped.
+///
+/// Change it at any time through [`MockGitlab::settings_mut`](super::MockGitlab::settings_mut).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The URL of the instance, used in the payload (`CI_SERVER_URL`, the repository's URL …),
+    /// without the relative root and without a slash at the end.
+    pub external_url: String,
+    /// The path below which the instance lives, such as `/gitlab`. Empty by default.
+    pub relative_root: String,
+    /// How long Workhorse holds a job request whose `last_update` is current. `None` takes the
+    /// wrapper away; the shipped value is 50 ns: there, but hardly waiting. GitLab.com uses 50 s.
+    pub long_poll: Option<Duration>,
+    /// What `POST runners/verify` answers to a known token.
+    pub verify: VerifyMode,
+    /// A heavy database migration runs: every route answers 429 with `Retry-After: 60`.
+    pub migration_backoff: bool,
+    /// Job requests per minute and runner token; 0 is no limit.
+    pub job_request_limit: u32,
+    /// Job updates per minute and job token; 0 is no limit.
+    pub update_limit: u32,
+    /// Trace patches per minute and job token; 0 is no limit. GitLab has a setting of its own for
+    /// it, whose default we only assume to be that of the updates.
+    pub trace_limit: u32,
+    /// The log size in MiB at which the server fails the job; 0 is no limit.
+    pub trace_size_limit: u64,
+    /// Two-phase commit as in the 18.x line: a job handed to a runner that advertises
+    /// `two_phase_job_commit` stays pending until the runner says `running`. Newer servers have
+    /// dropped it, so it is off by default.
+    pub two_phase_commit: bool,
+    /// Incremental logging: a final update with a checksum waits until the log is persisted.
+    pub incremental_logging: bool,
+    /// With incremental logging: how long it takes to persist the log once a final update has
+    /// asked for it. [`Duration::MAX`] is never, which leaves the 5 minutes after which the server
+    /// applies the update all the same.
+    pub chunk_persist_delay: Duration,
+    /// Whether answers to updates carry `Job-Status`. Older servers have it on 403 only.
+    pub job_status_on_update: bool,
+    /// Job tokens are JWTs (long, three parts with dots) instead of `glcbt-…`.
+    pub jwt_job_tokens: bool,
+    /// The instance forbids requests into the local network: a job request whose `session.url`
+    /// points there gets 409 instead of a job.
+    pub refuse_local_sessions: bool,
+    /// The failure reasons this server knows. Any other is stored as `unknown_failure`.
+    pub failure_reasons: Vec<String>,
+}
+
+/// What `POST runners/verify` answers to a known token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VerifyMode {
+    /// 200 with the runner's id, token and expiry as JSON.
+    Json,
+    /// 200 in plain text, as servers up to 15.x did.
+    PlainText,
+    /// The route does not exist: 404.
+    Missing,
+}
+
+impl Settings {
+    /// The relative root with a slash before it and none behind it, or nothing.
+    pub(in crate::mock) fn root(&self) -> String {
+        match self.relative_root.trim_matches('/') {
+            "" => String::new(),
+            root => format!("/{root}"),
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            external_url: "https://gitlab.example.test".into(),
+            relative_root: String::new(),
+            long_poll: Some(Duration::from_nanos(50)),
+            verify: VerifyMode::Json,
+            migration_backoff: false,
+            job_request_limit: 2000,
+            update_limit: 200,
+            trace_limit: 200,
+            trace_size_limit: 100,
+            two_phase_commit: false,
+            incremental_logging: false,
+            chunk_persist_delay: Duration::from_secs(1),
+            job_status_on_update: true,
+            jwt_job_tokens: false,
+            refuse_local_sessions: true,
+            failure_reasons: FAILURE_REASONS
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect(),
+        }
+    }
+}
+
+const FAILURE_REASONS: &[&str] = &[
+    "unknown_failure",
+    "script_failure",
+    "api_failure",
+    "stuck_or_timeout_failure",
+    "runner_system_failure",
+    "missing_dependency_failure",
+    "runner_unsupported",
+    "stale_schedule",
+    "job_execution_timeout",
+    "archived_failure",
+    "unmet_prerequisites",
+    "scheduler_failure",
+    "data_integrity_failure",
+    "forward_deployment_failure",
+    "user_blocked",
+    "project_deleted",
+    "ci_quota_exceeded",
+    "pipeline_loop_detected",
+    "no_matching_runner",
+    "trace_size_exceeded",
+    "builds_disabled",
+    "environment_creation_failure",
+    "deployment_rejected",
+    "failed_outdated_deployment_job",
+    "job_execution_server_timeout",
+    "stuck_pending_with_matching_runners",
+    "stuck_pending_no_matching_runners",
+    "no_updates_running",
+    "no_updates_canceling",
+    "server_timeout_running",
+    "server_timeout_canceling",
+    "runner_configuration_error",
+    "runner_external_dependency_failure",
+    "runner_interrupted",
+    "protected_environment_failure",
+    "insufficient_bridge_permissions",
+    "downstream_bridge_project_not_found",
+    "invalid_bridge_trigger",
+    "upstream_bridge_project_not_found",
+    "insufficient_upstream_permissions",
+    "bridge_pipeline_is_child_pipeline",
+    "downstream_pipeline_creation_failed",
+    "secrets_provider_not_found",
+    "reached_max_descendant_pipelines_depth",
+    "ip_restriction_failure",
+    "reached_max_pipeline_hierarchy_size",
+    "reached_downstream_pipeline_trigger_rate_limit",
+    "duo_workflow_not_allowed",
+    "job_router_failure",
+    "job_token_expired",
+    "id_token_burned_project_path",
+    "downstream_project_trigger_resolved_to_empty",
+];

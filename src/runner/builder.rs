@@ -1,0 +1,173 @@
+//! Options of a runner.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use url::Url;
+
+use super::{Runner, settings::Settings};
+use crate::{
+    adapter::Adapter,
+    machine::MachineConfig,
+    protocol::{Info, RunnerFeatures},
+    secret::Secret,
+    trace::DEFAULT_TRACE_LIMIT,
+};
+
+/// Options of a [`Runner`]; see [`Runner::builder`].
+///
+/// `Debug` shows no token.
+#[derive(Clone)]
+#[must_use]
+pub struct RunnerBuilder {
+    settings: Settings,
+}
+
+impl RunnerBuilder {
+    pub(super) fn from_parts(server: Url, token: String, build_dir: PathBuf) -> Self {
+        let mut seed = [0; 8];
+        // Without entropy, jitter is the same for all: a pity, but no reason not to run.
+        let _ = getrandom::fill(&mut seed);
+        Self {
+            settings: Settings {
+                server,
+                token: Secret::from(token),
+                build_dir,
+                adapter: None,
+                system_id: None,
+                info: Info::default(),
+                user_agent: None,
+                verify: true,
+                commit: true,
+                trace_limit: DEFAULT_TRACE_LIMIT,
+                seed: u64::from_le_bytes(seed),
+                tune: Vec::new(),
+            },
+        }
+    }
+
+    /// Names this runner manager among those that share the token; cut to 64 bytes.
+    ///
+    /// By default an id of this machine; where it has none, one that is kept in the file
+    /// `.runner_system_id` in the build directory.
+    pub fn system_id(mut self, system_id: impl Into<String>) -> Self {
+        self.settings.system_id = Some(cut(system_id.into(), 64));
+        self
+    }
+
+    /// The version that GitLab shows; cut to 2048 bytes. Unset by default: GitLab takes it for that
+    /// of its own runner, and advises to upgrade.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.settings.info.version = cut(version.into(), 2048);
+        self
+    }
+
+    /// The revision that GitLab shows; cut to 255 bytes.
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.settings.info.revision = cut(revision.into(), 255);
+        self
+    }
+
+    /// The platform that GitLab shows, such as `linux`; cut to 255 bytes.
+    pub fn platform(mut self, platform: impl Into<String>) -> Self {
+        self.settings.info.platform = cut(platform.into(), 255);
+        self
+    }
+
+    /// The architecture that GitLab shows, such as `amd64`; cut to 255 bytes.
+    pub fn architecture(mut self, architecture: impl Into<String>) -> Self {
+        self.settings.info.architecture = cut(architecture.into(), 255);
+        self
+    }
+
+    /// What this runner can do. GitLab gives it no job that needs more: declare what your handlers
+    /// implement on top of [`RunnerFeatures::default`].
+    pub fn features(mut self, features: RunnerFeatures) -> Self {
+        self.settings.info.features = features;
+        self
+    }
+
+    /// Whether to ask GitLab at the start if the token is good; on by default.
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.settings.verify = verify;
+        self
+    }
+
+    /// Whether to tell GitLab that a job is taken before its handler starts; on by default. It
+    /// costs one request for each job, and a job that was lost on its way is run elsewhere.
+    pub fn two_phase_commit(mut self, commit: bool) -> Self {
+        self.settings.commit = commit;
+        self
+    }
+
+    /// After so many bytes, the log of a job is cut, and says so; just below GitLab's own limit by
+    /// default.
+    pub fn trace_limit(mut self, bytes: u64) -> Self {
+        self.settings.trace_limit = bytes;
+        self
+    }
+
+    /// Decides all jitter and request ids, for tests; random by default.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.settings.seed = seed;
+        self
+    }
+
+    /// The adapter to run on; by default the one for the runtime in which the runner is awaited.
+    pub fn adapter(mut self, adapter: Arc<dyn Adapter>) -> Self {
+        self.settings.adapter = Some(adapter);
+        self
+    }
+
+    /// Put before the crate's own name in the `User-Agent` header, as in `my-runner/1.2`.
+    pub fn user_agent(mut self, prefix: impl Into<String>) -> Self {
+        self.settings.user_agent = Some(prefix.into());
+        self
+    }
+
+    /// Changes the machine's numbers: intervals, time limits. Called when the runner starts, with
+    /// everything that the other options say already in place.
+    pub fn tune(mut self, tune: impl Fn(&mut MachineConfig) + Send + Sync + 'static) -> Self {
+        self.settings.tune.push(Arc::new(tune));
+        self
+    }
+
+    /// The runner. Nothing is checked yet; see [`Runner`].
+    #[expect(
+        clippy::unused_async,
+        reason = "programs written for collabora's crate await it"
+    )]
+    pub async fn build(self) -> Runner {
+        self.into_runner()
+    }
+
+    pub(super) fn into_runner(self) -> Runner {
+        Runner::from_settings(self.settings)
+    }
+}
+
+impl fmt::Debug for RunnerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.settings.fmt(f)
+    }
+}
+
+/// At most `limit` bytes of `text`, and no half characters.
+fn cut(mut text: String, limit: usize) -> String {
+    let end = (0..=limit.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_character_is_cut_in_half() {
+        assert_eq!(cut(format!("a{}", "é".repeat(40)), 64).len(), 63);
+        assert_eq!(cut("short".to_owned(), 64), "short");
+        assert_eq!(cut("€€".to_owned(), 2), "");
+    }
+}

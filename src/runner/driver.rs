@@ -1,0 +1,416 @@
+//! The one task between the machine and the world.
+//!
+//! It takes what happened out of the [`Inbox`], tells the machine, and does what the machine says:
+//! spawns a task for each request and each job. It never waits for any of them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future,
+    path::PathBuf,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use futures::{
+    channel::mpsc,
+    future::{AbortHandle, BoxFuture},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    exchange,
+    inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
+    notice,
+    process::{Make, Process},
+    shared::Shared,
+    task::{self, Order, Task},
+};
+use crate::{
+    Time,
+    adapter::{Adapter, Body},
+    error::RunError,
+    handler::{Context, JobLog},
+    ids::{JobId, RequestId},
+    machine::{
+        CancelMode, Input, JobInput, JobOutput, Output, PollOutcome, ReplyBody, RequestBody,
+        RunnerMachine, StepResult, StopReason,
+    },
+    protocol::{Failure, FailureReason, JobPayload},
+    trace::TraceMark,
+};
+
+/// Drives one machine. Dropped before its end (its runtime is gone), it gives all callers back.
+pub(super) struct Driver {
+    adapter: Arc<dyn Adapter>,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    machine: RunnerMachine,
+    options: task::Options,
+    now: Time,
+    jobs: BTreeMap<JobId, JobEntry>,
+    requests: BTreeMap<RequestId, AbortHandle>,
+    /// Logs whose growth is looked for at each turn, until they are found at rest.
+    growing: Vec<JobId>,
+    run: Option<RunCall>,
+    /// The closure of the latest `run`. It outlives the call, since a job request may have been on
+    /// its way when that was dropped.
+    last_process: Option<Process<Box<dyn Fn() -> Make + Send>>>,
+    request_calls: VecDeque<RequestCall>,
+    /// Closures of `request_job` whose job is about to start.
+    claimed: BTreeMap<JobId, Process<Make>>,
+    waiters: Vec<Waiter>,
+    stopped: bool,
+}
+
+struct JobEntry {
+    log: Arc<JobLog>,
+    orders: mpsc::UnboundedSender<Order>,
+    /// Of the current step.
+    graceful: CancellationToken,
+    /// Of what the task does now.
+    forced: CancellationToken,
+    told: TraceMark,
+}
+
+impl Driver {
+    pub(super) fn new(
+        adapter: Arc<dyn Adapter>,
+        shared: Arc<Shared>,
+        inbox: Arc<Inbox>,
+        machine: RunnerMachine,
+        build_dir: PathBuf,
+        trace_limit: u64,
+    ) -> Self {
+        let now = adapter.now();
+        let options = task::Options {
+            adapter: Arc::clone(&adapter),
+            inbox: Arc::clone(&inbox),
+            build_dir,
+            trace_limit,
+        };
+        Self {
+            adapter,
+            shared,
+            inbox,
+            machine,
+            options,
+            now,
+            jobs: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            growing: Vec::new(),
+            run: None,
+            last_process: None,
+            request_calls: VecDeque::new(),
+            claimed: BTreeMap::new(),
+            waiters: Vec::new(),
+            stopped: false,
+        }
+    }
+
+    /// Runs until the machine has stopped for good.
+    pub(super) async fn drive(mut self, context: Context) {
+        let inbox = Arc::clone(&self.inbox);
+        let mut messages = Vec::new();
+        let mut sleep: Option<(Time, BoxFuture<'static, ()>)> = None;
+        loop {
+            context.run(|| self.turn(&mut messages));
+            if self.stopped {
+                return;
+            }
+            let deadline = self.machine.poll_timeout().map(|(deadline, _)| deadline);
+            if sleep.as_ref().map(|(at, _)| *at) != deadline {
+                sleep = deadline.map(|at| (at, self.adapter.sleep_until(at)));
+            }
+            let slept = future::poll_fn(|cx| {
+                if inbox.poll_message(cx.waker()).is_ready() {
+                    return Poll::Ready(false);
+                }
+                match &mut sleep {
+                    Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| true),
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+            if slept {
+                // It must not be polled again.
+                sleep = None;
+            }
+        }
+    }
+
+    fn turn(&mut self, messages: &mut Vec<Message>) {
+        self.now = self.adapter.now();
+        self.inbox.take(messages);
+        for message in messages.drain(..) {
+            self.on_message(message);
+        }
+        self.look_for_growth();
+        // By the clock and not by the sleep that ended: a runtime may end it late or early.
+        if self
+            .machine
+            .poll_timeout()
+            .is_some_and(|(deadline, _)| deadline <= self.now)
+        {
+            self.machine.handle_input(self.now, Input::Timeout);
+        }
+        // Before anybody hears of anything: who is told of a job finds it counted.
+        self.shared.set_running(self.machine.stats().jobs);
+        while let Some(output) = self.machine.poll_output() {
+            self.perform(output);
+        }
+        self.answer_waiters();
+    }
+
+    fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Input(Input::Reply { request, .. } | Input::Failed { request, .. })
+                if self.requests.remove(&request).is_none() => {}
+            Message::Input(input) => self.machine.handle_input(self.now, input),
+            Message::LogGrew(job) => self.growing.push(job),
+            Message::Run(call) => {
+                self.machine
+                    .handle_input(self.now, Input::SetCapacity(call.capacity));
+                self.run = Some(call);
+            }
+            Message::RunDropped(number) => {
+                if let Some(call) = self.run.take_if(|call| call.number == number) {
+                    self.last_process = Some(call.process);
+                    self.machine.handle_input(self.now, Input::SetCapacity(0));
+                }
+            }
+            Message::RequestJob(call) => {
+                self.request_calls.push_back(call);
+                self.machine.handle_input(self.now, Input::PollOnce);
+            }
+            Message::Capacity(capacity) => {
+                if self.run.is_some() {
+                    self.machine
+                        .handle_input(self.now, Input::SetCapacity(capacity));
+                } else {
+                    self.shared.keep_capacity(capacity);
+                }
+            }
+            Message::Wait(waiter) => self.waiters.push(waiter),
+        }
+    }
+
+    /// Tells the machine how far the logs have come that were written to of late. A log that was
+    /// not says so with its next line; all others need not wake the driver for each of theirs: the
+    /// machine has bytes of them to send, so it wakes soon.
+    fn look_for_growth(&mut self) {
+        let mut growing = std::mem::take(&mut self.growing);
+        growing.retain(|job| {
+            let Some(entry) = self.jobs.get_mut(job) else {
+                return false;
+            };
+            let mark = entry.log.mark();
+            if mark != entry.told {
+                entry.told = mark;
+                let input = Input::Job {
+                    job: *job,
+                    input: JobInput::Traced(mark),
+                };
+                self.machine.handle_input(self.now, input);
+                return true;
+            }
+            entry.log.rest();
+            // What was written in between has found the log awake, and told nobody.
+            entry.log.mark() != mark && entry.log.wake()
+        });
+        self.growing = growing;
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Send {
+                request,
+                http,
+                reply,
+                timeout,
+            } => {
+                self.send(request, http, reply, timeout);
+            }
+            Output::Forget(request) => {
+                if let Some(abort) = self.requests.remove(&request) {
+                    abort.abort();
+                }
+            }
+            Output::Job {
+                job,
+                output: JobOutput::Start(payload),
+            } => self.start(job, payload),
+            Output::Job { job, output } => self.perform_for_job(job, output),
+            Output::Polled(outcome) => self.on_polled(outcome),
+            // Nobody calls: the machine verifies the token by itself.
+            Output::Called(_) => {}
+            Output::Notice(notice) => notice::report(&notice),
+            Output::Stopped(reason) => self.on_stopped(&reason),
+        }
+    }
+
+    fn send(
+        &mut self,
+        request: RequestId,
+        http: http::Request<RequestBody>,
+        reply: ReplyBody,
+        timeout: Duration,
+    ) {
+        let (parts, body) = http.into_parts();
+        let body = match body {
+            RequestBody::Empty => Some(Body::Empty),
+            RequestBody::Bytes(bytes) => Some(Body::Full(bytes)),
+            RequestBody::Trace { job, range } => {
+                self.jobs.get(&job).and_then(|entry| entry.log.body(range))
+            }
+        };
+        let http = body.map(|body| http::Request::from_parts(parts, body));
+        let ReplyBody::Collect { limit } = reply;
+        let deadline = self.now + timeout;
+        let (task, abort) = exchange::task(&self.options, request, http, limit, deadline);
+        self.requests.insert(request, abort);
+        self.adapter.spawn(task);
+    }
+
+    fn start(&mut self, job: JobId, payload: Arc<JobPayload>) {
+        let process = self.claimed.remove(&job).or_else(|| {
+            let run = self.run.as_ref().map(|call| &call.process);
+            run.or(self.last_process.as_ref()).map(|process| Process {
+                make: (process.make)(),
+                context: process.context.clone(),
+            })
+        });
+        let Some(process) = process else {
+            // The capacity is zero until there is a closure.
+            let failure = Failure::new(FailureReason::RunnerSystemFailure);
+            let input = JobInput::Declined {
+                failure,
+                trace: TraceMark::default(),
+            };
+            return self.inbox.job(job, input);
+        };
+        let log = Arc::new(JobLog::new(job, Arc::clone(&self.inbox)));
+        let (orders, received) = mpsc::unbounded();
+        let forced = CancellationToken::new();
+        let entry = JobEntry {
+            log: Arc::clone(&log),
+            orders,
+            graceful: CancellationToken::new(),
+            forced: forced.clone(),
+            told: TraceMark::default(),
+        };
+        self.jobs.insert(job, entry);
+        let task = Task::new(&self.options, payload, process, log, received, forced);
+        self.adapter.spawn(Box::pin(task.run()));
+    }
+
+    fn perform_for_job(&mut self, job: JobId, output: JobOutput) {
+        let Some(entry) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        match output {
+            JobOutput::Start(_) => {}
+            JobOutput::Step {
+                phase,
+                name,
+                script,
+            } => {
+                entry.graceful = CancellationToken::new();
+                entry.forced = CancellationToken::new();
+                let order = Order::Step {
+                    phase,
+                    name,
+                    script,
+                    graceful: entry.graceful.clone(),
+                    forced: entry.forced.clone(),
+                };
+                if entry.orders.unbounded_send(order).is_err() {
+                    let trace = entry.log.mark();
+                    let result = StepResult::Panicked;
+                    self.inbox
+                        .job(job, JobInput::StepFinished { result, trace });
+                }
+            }
+            JobOutput::Cancel(CancelMode::Graceful) => entry.graceful.cancel(),
+            JobOutput::Cancel(CancelMode::Forced) => entry.forced.cancel(),
+            JobOutput::Note(text) => entry.log.note(text),
+            JobOutput::CleanUp => {
+                entry.forced = CancellationToken::new();
+                let forced = entry.forced.clone();
+                if entry
+                    .orders
+                    .unbounded_send(Order::CleanUp { forced })
+                    .is_err()
+                {
+                    let trace = entry.log.finish();
+                    self.inbox.job(job, JobInput::CleanedUp { trace });
+                }
+            }
+            JobOutput::Done => {
+                if let Some(entry) = self.jobs.remove(&job) {
+                    entry.log.close();
+                }
+            }
+        }
+    }
+
+    fn on_polled(&mut self, outcome: PollOutcome) {
+        let Some(call) = self.request_calls.pop_front() else {
+            return;
+        };
+        let answer = match outcome {
+            PollOutcome::Started(job) => {
+                self.claimed.insert(job, call.process);
+                Ok(true)
+            }
+            PollOutcome::Unusable(_) => Ok(true),
+            PollOutcome::NoJob => Ok(false),
+            PollOutcome::Failed(trouble) => Err(RunError::job_request(trouble)),
+            PollOutcome::Stopped => Err(RunError::stopped()),
+        };
+        // Who has gone does not want to know.
+        let _ = call.done.send(answer);
+    }
+
+    fn on_stopped(&mut self, reason: &StopReason) {
+        let answer = match reason {
+            StopReason::TokenRefused(trouble) => Err(RunError::token_refused(trouble)),
+            StopReason::Drained | StopReason::Aborted => {
+                self.stopped = true;
+                Ok(())
+            }
+        };
+        if let Some(call) = self.run.take() {
+            self.last_process = Some(call.process);
+            let _ = call.done.send(answer);
+        }
+    }
+
+    fn answer_waiters(&mut self) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let stats = self.machine.stats();
+        let waiters = std::mem::take(&mut self.waiters);
+        for waiter in waiters {
+            let over = match waiter.below {
+                Some(below) => stats.jobs < below,
+                None => stats.jobs == 0 && stats.requests_in_flight == 0,
+            };
+            if over {
+                let _ = waiter.done.send(());
+            } else {
+                self.waiters.push(waiter);
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        for abort in self.requests.values() {
+            abort.abort();
+        }
+        self.shared.driver_ended(&self.inbox, self.stopped);
+    }
+}

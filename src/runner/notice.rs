@@ -1,0 +1,61 @@
+//! Notices as events, for whoever watches the runner. Without the feature `tracing` they go nowhere.
+
+#[cfg(not(feature = "tracing"))]
+pub(super) use self::silent::{jobs_lost, report, trouble_with_job, trouble_with_runner};
+#[cfg(feature = "tracing")]
+pub(super) use self::traced::{jobs_lost, report, trouble_with_job, trouble_with_runner};
+
+#[cfg(feature = "tracing")]
+mod traced {
+    use crate::{ids::JobId, machine::Notice};
+
+    /// One event for each change of state; `job` is its number, where it is about one.
+    pub(in crate::runner) fn report(notice: &Notice) {
+        match notice {
+            Notice::JobCanceling(job) => tracing::info!(job = job.0, "{notice}"),
+            Notice::JobReported { job, success } => {
+                tracing::info!(job = job.0, success = *success, "{notice}");
+            }
+            Notice::JobRepeated(job)
+            | Notice::JobUnusable { job, .. }
+            | Notice::JobDropped { job, .. }
+            | Notice::JobAborted { job, .. }
+            | Notice::JobTimedOut { job, .. }
+            | Notice::JobTrouble { job, .. }
+            | Notice::TraceRejected { job, .. } => tracing::warn!(job = job.0, "{notice}"),
+            Notice::JobReportFailed { job, .. } => tracing::error!(job = job.0, "{notice}"),
+            Notice::JobLost(_) => tracing::error!("{notice}"),
+            Notice::VerifyFailed(_) | Notice::PollFailed { .. } | Notice::MaybeOrphanedJob(_) => {
+                tracing::warn!("{notice}");
+            }
+        }
+    }
+
+    /// The runtime of the jobs is gone.
+    pub(in crate::runner) fn jobs_lost(jobs: usize) {
+        tracing::error!(
+            jobs,
+            "{jobs} jobs were lost with the runtime that they ran on"
+        );
+    }
+
+    /// Something about one job that GitLab is not to blame for.
+    pub(in crate::runner) fn trouble_with_job(job: JobId, what: &str) {
+        tracing::warn!(job = job.0, "job {job}: {what}");
+    }
+
+    /// Something about the runner as a whole.
+    pub(in crate::runner) fn trouble_with_runner(what: &str) {
+        tracing::warn!("{what}");
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod silent {
+    use crate::{ids::JobId, machine::Notice};
+
+    pub(in crate::runner) fn report(_: &Notice) {}
+    pub(in crate::runner) fn jobs_lost(_: usize) {}
+    pub(in crate::runner) fn trouble_with_job(_: JobId, _: &str) {}
+    pub(in crate::runner) fn trouble_with_runner(_: &str) {}
+}

@@ -1,0 +1,138 @@
+//! What a runner was told, and what becomes of it when it is first awaited.
+
+use std::{
+    fmt, fs,
+    path::{self, Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use url::Url;
+
+use super::{system_id, task::unblock};
+use crate::{
+    adapter::Adapter,
+    error::{RunError, RunErrorKind},
+    handler::Context,
+    machine::MachineConfig,
+    protocol::{Info, ServerUrl},
+    secret::Secret,
+    time::WallTime,
+};
+
+const WRITE_CHECK: &str = ".runner_write_check";
+
+pub(super) type Tune = Arc<dyn Fn(&mut MachineConfig) + Send + Sync>;
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) server: Url,
+    pub(super) token: Secret,
+    pub(super) build_dir: PathBuf,
+    pub(super) adapter: Option<Arc<dyn Adapter>>,
+    pub(super) system_id: Option<String>,
+    pub(super) info: Info,
+    pub(super) user_agent: Option<String>,
+    pub(super) verify: bool,
+    pub(super) commit: bool,
+    /// In bytes.
+    pub(super) trace_limit: u64,
+    pub(super) seed: u64,
+    pub(super) tune: Vec<Tune>,
+}
+
+impl Settings {
+    /// Looks at everything that can be wrong.
+    pub(super) async fn prepare(
+        &self,
+        context: &Context,
+    ) -> Result<(Arc<dyn Adapter>, MachineConfig, PathBuf), RunError> {
+        let server = server_url(&self.server)?;
+        let adapter = match &self.adapter {
+            Some(adapter) => Arc::clone(adapter),
+            None => default_adapter()?,
+        };
+        let (dir, system_id) = (self.build_dir.clone(), self.system_id.clone());
+        let context = context.clone();
+        let prepared = unblock(&*adapter, move || {
+            context.run(|| {
+                let dir = prepare_dir(&dir)?;
+                let system_id = system_id.unwrap_or_else(|| system_id::find(&dir));
+                Ok((dir, system_id))
+            })
+        });
+        let (dir, system_id) = prepared
+            .await
+            .unwrap_or_else(|| Err(RunError::driver_gone()))?;
+
+        let mut config = MachineConfig::new(server, self.token.clone(), system_id);
+        config.info = self.info.clone();
+        config.verify = self.verify;
+        config.commit = self.commit;
+        // GitLab waits for the commit of a runner that claims it.
+        config.info.features.two_phase_job_commit &= self.commit;
+        if let Some(prefix) = &self.user_agent {
+            config.user_agent = format!("{prefix} {}", config.user_agent);
+        }
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        config.wall_origin = WallTime(since_1970.saturating_sub(adapter.now().since_origin()));
+        for tune in &self.tune {
+            tune(&mut config);
+        }
+        Ok((adapter, config, dir))
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("server", &self.server.host_str())
+            .field("token", &self.token)
+            .field("build_dir", &self.build_dir)
+            .field("system_id", &self.system_id)
+            .finish_non_exhaustive()
+    }
+}
+
+fn server_url(url: &Url) -> Result<ServerUrl, RunError> {
+    ServerUrl::parse(url.as_str()).map_err(|error| {
+        let detail = "the address of GitLab cannot be used";
+        RunError::new(RunErrorKind::InvalidUrl, detail).with_source(error)
+    })
+}
+
+#[cfg(feature = "tokio")]
+fn default_adapter() -> Result<Arc<dyn Adapter>, RunError> {
+    crate::adapter::default_adapter().map_err(|error| {
+        RunError::new(
+            RunErrorKind::NoRuntime,
+            "found no runtime for the runner to run on",
+        )
+        .with_source(error)
+    })
+}
+
+#[cfg(not(feature = "tokio"))]
+fn default_adapter() -> Result<Arc<dyn Adapter>, RunError> {
+    Err(RunError::new(
+        RunErrorKind::NoRuntime,
+        "the runner was given no adapter, and this build has none of its own: enable the feature \
+         `tokio`, or hand one over",
+    ))
+}
+
+/// Makes the build directory and sees that it can be written to. Gives its absolute path.
+fn prepare_dir(dir: &Path) -> Result<PathBuf, RunError> {
+    let absolute = path::absolute(dir)
+        .map_err(|error| RunError::build_dir("find the directory", dir, error))?;
+    fs::create_dir_all(&absolute)
+        .map_err(|error| RunError::build_dir("make the directory", &absolute, error))?;
+    let check = absolute.join(WRITE_CHECK);
+    fs::write(&check, b"")
+        .map_err(|error| RunError::build_dir("write to the directory", &absolute, error))?;
+    // Another runner with the same directory may have been faster.
+    let _ = fs::remove_file(check);
+    Ok(absolute)
+}

@@ -1,0 +1,119 @@
+//! Events and spans of `tracing`.
+
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt;
+use gitlab_runner::{mock::JobSpec, outputln};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id},
+};
+use tracing_subscriber::{
+    Layer, Registry,
+    layer::{Context, SubscriberExt},
+    registry::LookupSpan,
+};
+
+use crate::world::World;
+
+/// Remembers what it saw, as text.
+#[derive(Clone, Default)]
+struct Witness(Arc<Mutex<Vec<String>>>);
+
+impl Witness {
+    fn saw(&self, text: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|it| it.contains(text))
+    }
+}
+
+#[derive(Default)]
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0 += &format!(" {}={value:?}", field.name());
+    }
+}
+
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Witness {
+    fn on_new_span(&self, attributes: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+        let metadata = attributes.metadata();
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let text = format!(
+            "span {} {}{}",
+            metadata.target(),
+            metadata.level(),
+            fields.0
+        );
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let spans: Vec<_> = context
+            .event_scope(event)
+            .into_iter()
+            .flatten()
+            .map(|span| span.name())
+            .collect();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let text = format!("{} {spans:?}{}", event.metadata().level(), fields.0);
+        self.0.lock().unwrap().push(text);
+    }
+}
+
+#[test]
+fn a_scoped_subscriber_sees_the_job() {
+    let world = World::new(90);
+    let witness = Witness::default();
+    // While there is only one subscriber in the process, tracing asks that of the thread which comes
+    // to a callsite first: here another test's, which has none.
+    let _second = tracing::Dispatch::new(Registry::default());
+    let subscriber = Registry::default().with(witness.clone());
+    let report = tracing::subscriber::with_default(subscriber, || {
+        let _outer = tracing::info_span!("outer").entered();
+        outputln!("outside of {}", "any job");
+        world.run_job(JobSpec::script(["true"]), |job, _| async move {
+            tracing::info!("in the step");
+            outputln!("in the log");
+            job.spawn(async { tracing::info!("in a task") });
+            Ok(())
+        })
+    });
+    assert_eq!(report.log_text(), "in the log\n");
+    for wanted in [
+        format!(
+            "span gitlab_runner::gitlab::job {} gitlab.job={}",
+            Level::ERROR,
+            report.id
+        ),
+        "INFO [\"job\", \"outer\"] message=in the step".to_owned(),
+        "INFO [\"job\", \"outer\"] message=in a task".to_owned(),
+        "TRACE [\"outer\"] message=outside of any job gitlab.output=true".to_owned(),
+        format!("message=job {} succeeded", report.id),
+    ] {
+        assert!(
+            witness.saw(&wanted),
+            "{wanted} not in {:#?}",
+            witness.0.lock().unwrap()
+        );
+    }
+    // One way per line.
+    assert!(!witness.saw("in the log"));
+}
+
+#[test]
+fn no_arguments_are_evaluated_for_nobody() {
+    let mut calls = 0;
+    async {
+        outputln!("{}", {
+            calls += 1;
+            calls
+        });
+    }
+    .now_or_never()
+    .unwrap();
+    assert_eq!(calls, 0);
+}

@@ -1,0 +1,19 @@
+//! The whole runner in virtual time against a simulated GitLab.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests are not seen as such"
+)]
+
+mod control;
+#[cfg(feature = "tracing")]
+mod events;
+mod logs;
+mod outcomes;
+mod requests;
+mod scale;
+mod secrets;
+mod simulator;
+mod start;
+mod world;

@@ -1,0 +1,187 @@
+//! `request_job`, and what goes over the wire at the start.
+
+use std::time::Duration;
+
+use gitlab_runner::{
+    RunErrorKind,
+    job::Job,
+    mock::{Endpoint, JobSpec, JobStatus, Override},
+    outputln,
+};
+use serde_json::json;
+
+use crate::world::{Steps, World};
+
+async fn process(job: Job) -> Result<Steps, ()> {
+    Ok(Steps::new(job, |job, _| async move {
+        outputln!("begun");
+        job.sleep(Duration::from_secs(30)).await;
+        Ok(())
+    }))
+}
+
+#[test]
+fn a_request_tells_whether_there_was_a_job() {
+    let world = World::new(50);
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        assert!(!runner.request_job(process).await.unwrap());
+        assert_eq!(runner.running(), 0);
+        let job = world.enqueue(JobSpec::script(["true"]));
+        assert!(runner.request_job(process).await.unwrap());
+        assert_eq!(runner.running(), 1);
+        runner.drain().await;
+        assert_eq!(world.report(job).status, JobStatus::Success);
+    });
+}
+
+#[test]
+fn a_request_that_failed_says_why() {
+    let world = World::new(51);
+    let mut runner = world.runner();
+    let plan = |fault| {
+        world
+            .gitlab
+            .with(|it, _| it.plan(Endpoint::JobRequest, 1, fault))
+    };
+    world.sim.block_on(async {
+        for (fault, kind, text) in [
+            (Override::Status(503), RunErrorKind::Server, "503"),
+            (Override::Html(502), RunErrorKind::Server, "502"),
+            (
+                Override::CloseBefore,
+                RunErrorKind::Network,
+                "without a reply",
+            ),
+            (Override::Status(403), RunErrorKind::TokenRefused, "glrt-"),
+        ] {
+            plan(fault);
+            let error = runner.request_job(process).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        // And it goes on.
+        assert!(!runner.request_job(process).await.unwrap());
+    });
+}
+
+#[test]
+fn a_payload_that_is_no_json_is_an_error() {
+    let world = World::new(52);
+    world.enqueue(JobSpec::script(["true"]).raw_payload("<html>surprise</html>"));
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let error = runner.request_job(process).await.unwrap_err();
+        assert_eq!(error.kind(), RunErrorKind::Server, "{error}");
+        assert!(!error.to_string().contains("surprise"), "{error}");
+        assert_eq!(runner.running(), 0);
+    });
+}
+
+#[test]
+fn a_payload_that_cannot_be_understood_is_reported() {
+    let world = World::new(53);
+    let spec = JobSpec::script(["true"]).payload_override(|it| it["steps"] = json!("surprise"));
+    let job = world.enqueue(spec);
+    let other = world.enqueue(JobSpec::script(["true"]).payload_override(|payload| {
+        payload["steps"] = json!([]);
+    }));
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        assert!(runner.request_job(process).await.unwrap());
+        assert!(runner.request_job(process).await.unwrap());
+        runner.drain().await;
+    });
+    let report = world.report(job);
+    assert_eq!(report.status, JobStatus::Failed);
+    assert_eq!(
+        report.failure_reason.as_deref(),
+        Some("runner_system_failure")
+    );
+    assert!(
+        report.log_text().contains("cannot be understood"),
+        "{}",
+        report.log_text()
+    );
+    let report = world.report(other);
+    assert_eq!(report.status, JobStatus::Failed);
+    assert!(
+        report.log_text().contains("no script"),
+        "{}",
+        report.log_text()
+    );
+    assert!(world.is_empty());
+}
+
+#[test]
+fn there_is_space_when_gitlab_knows_that_a_job_has_ended() {
+    let world = World::new(54);
+    let jobs: Vec<_> = (0..3)
+        .map(|_| world.enqueue(JobSpec::script(["true"])))
+        .collect();
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        runner.wait_for_space(1).await;
+        for _ in &jobs {
+            assert!(runner.request_job(process).await.unwrap());
+        }
+        assert_eq!(runner.running(), 3);
+        runner.wait_for_space(4).await;
+        assert_eq!(runner.running(), 3);
+        runner.wait_for_space(3).await;
+        assert!(runner.running() < 3);
+        let finished = |job: &&_| world.report(**job).is_finished();
+        assert!(jobs.iter().filter(finished).count() > 0);
+        // Nobody would ever see less than no job.
+        runner.wait_for_space(0).await;
+        assert_eq!(jobs.iter().filter(finished).count(), 3);
+        assert_eq!(runner.running(), 0);
+    });
+}
+
+#[test]
+fn a_job_is_committed_to_unless_switched_off() {
+    for commit in [true, false] {
+        let world = World::new(55);
+        let job = world.enqueue(JobSpec::script(["true"]));
+        let mut runner = world.build(world.builder().two_phase_commit(commit).verify(commit));
+        world.sim.block_on(async {
+            assert!(runner.request_job(process).await.unwrap());
+            runner.drain().await;
+        });
+        let report = world.report(job);
+        assert_eq!(report.status, JobStatus::Success);
+        let first = &report.requests[0];
+        assert_eq!(first.method == "PUT", commit, "{first:?}");
+        let requests: Vec<_> = world.gitlab.with(|it, _| it.requests().cloned().collect());
+        assert_eq!(
+            requests[0].path.ends_with("/runners/verify"),
+            commit,
+            "{requests:?}"
+        );
+    }
+}
+
+#[test]
+fn the_runner_shows_who_it_is() {
+    let world = World::new(56);
+    let builder = world
+        .builder()
+        .version(format!("1{}", "é".repeat(4000)))
+        .revision("abc")
+        .platform("linux")
+        .architecture("amd64")
+        .system_id(format!("a{}", "é".repeat(40)));
+    let mut runner = world.build(builder);
+    world
+        .sim
+        .block_on(async { assert!(!runner.request_job(process).await.unwrap()) });
+    world.gitlab.with(|gitlab, _| {
+        let manager = gitlab.managers(world.number).next().unwrap();
+        assert_eq!(manager.system_id, format!("a{}", "é".repeat(31)));
+        let info = &manager.info;
+        assert_eq!(info["version"].as_str().unwrap().len(), 2047);
+        assert_eq!(info["platform"], "linux");
+        assert_eq!(info["name"], "gitlab-runner-rs");
+    });
+}
