@@ -1,30 +1,53 @@
-//! Replaces secrets in a stream of bytes, wherever the stream is cut.
+//! Replaces secrets by `[MASKED]` in a stream, however it is cut into writes.
 //!
-//! What is masked is the union of all occurrences of all secrets in the joined stream: occurrences
-//! that overlap become one `[MASKED]`, those that merely touch stay two. One Aho-Corasick automaton
-//! runs over the stream. After each byte the *depth* of its state is the length of the longest end
-//! of the stream so far that begins some pattern. Every occurrence yet to be completed has to begin
-//! within these last bytes, so all bytes before them are decided and can leave; only the last
-//! `depth` bytes are held back. An occurrence that reaches into the held bytes prints its
-//! `[MASKED]` once, when its beginning is decided; a later occurrence that overlaps it only makes
-//! it longer.
+//! # What is masked
 //!
-//! Token prefixes and URL parameters need no holding back, since their beginning stays readable:
-//! they are patterns of the same automaton that open a *tail*, which masks bytes as they come.
+//! A *span* is a range of the input that must not be shown:
+//!
+//! - each occurrence of a value, wherever it starts, also inside of another one;
+//! - after each occurrence of a token prefix, the longest run of `A-Z a-z 0-9 . _ = -`, unless it is
+//!   empty;
+//! - after `?` or `&`, the name of a secret URL parameter in any case, and `=`: all up to the next
+//!   `?`, `&`, ASCII whitespace or control character, even if it is empty.
+//!
+//! Spans that share a byte, or start at the same place, are one; for a URL parameter the `=` counts
+//! as shared, so it joins a span that ends there. Each span is replaced by one `[MASKED]`; all other
+//! bytes stay as they are, where they are. So the result depends on the input alone, not on the order
+//! of the secrets and not on the cuts.
+//!
+//! # How it streams
+//!
+//! One automaton finds all values, all token prefixes, and `=` (which is then looked at backwards
+//! for a name). After a byte at `end`, its state gives the *depth*: the length of the longest suffix
+//! of the input that is a proper prefix of a value. All before `settled = end - depth` is decided:
+//!
+//! 1. A value that ends later starts at `settled` or after it. For if it starts at `s < end`, the
+//!    input from `s` to `end` is a proper prefix of that value, and none is longer than the depth.
+//!    The other spans start at once, where their first byte, or their place, is seen.
+//! 2. So a byte before `settled` is shown if no known span has it, and a known span that starts at
+//!    `s <= settled` prints its `[MASKED]` now: no later span can start before it and swallow it, and
+//!    none can join it to an earlier span, since that one ends at `s` or before.
+//! 3. A later span may start inside of one that was printed, or at the same place. It is the same
+//!    span then and prints nothing; only its end moves on. That is why the last printed span is kept,
+//!    even though its bytes are gone.
+//! 4. A known span that starts after `settled` waits with the bytes before it, as a later one may
+//!    still swallow it. Spans are found in the order of their ends, so a later one can only join the
+//!    last ones in the list.
+//!
+//! `settled` never moves back: a start that is possible after the next byte was possible before it.
+//! Fewer bytes cannot be held: those after `settled` do become a secret if the right bytes follow.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeSet, fmt, ops::Range};
 
-use aho_corasick::{
-    Anchored, BuildError, MatchKind,
-    automaton::{Automaton, StateID},
-    dfa, nfa,
+use aho_corasick::automaton::{Automaton, StateID};
+
+use super::{
+    automaton::{Compact, Fast, Node, Patterns, Scanner},
+    utf8,
 };
 
-/// What stands in the log in place of a secret.
-const MASKED: &[u8] = b"[MASKED]";
-
-/// Beginnings of tokens that GitLab's own runner masks in every job.
-pub const DEFAULT_TOKEN_PREFIXES: [&str; 14] = [
+/// The prefixes of GitLab's own tokens. What follows one of them is always masked.
+pub const DEFAULT_TOKEN_PREFIXES: &[&str] = &[
     "glpat-",
     "gloas-",
     "gldt-",
@@ -41,448 +64,404 @@ pub const DEFAULT_TOKEN_PREFIXES: [&str; 14] = [
     "gltok-",
 ];
 
-/// URL parameters (with the `=`) whose values are masked behind `?` and `&`, in any case.
-const PARAMETERS: [&[u8]; 6] = [
-    b"private_token=",
-    b"authenticity_token=",
-    b"rss_token=",
-    b"x-amz-signature=",
-    b"x-amz-credential=",
-    b"x-amz-security-token=",
+/// Names of URL parameters whose values are secret.
+const SECRET_PARAMETERS: &[&[u8]] = &[
+    b"private_token",
+    b"authenticity_token",
+    b"rss_token",
+    b"x-amz-signature",
+    b"x-amz-credential",
+    b"x-amz-security-token",
 ];
 
-/// Above this many bytes of patterns the automaton takes its smaller and slower form.
-const DFA_LIMIT: usize = 8 << 10;
+const MASK: &[u8] = b"[MASKED]";
 
-/// A streaming masker for the log of one job.
+/// The longest name, and the `?` or `&` before it.
+const LOOK_BACK: usize = 21;
+
+/// Long writes are taken in pieces, which bounds the list of spans.
+const PIECE: usize = 32 << 10;
+
+/// A log of this length is worth the time to build the fast automaton, ...
+const FAST_FROM: u64 = 256 << 10;
+/// ... if the patterns leave it at about a megabyte.
+const FAST_UP_TO: usize = 4 << 10;
+
+/// Masks the secrets in one stream of bytes.
+///
+/// Bytes that may yet become a secret are held back until that is decided, and no others. `Debug`
+/// shows counts only.
 pub struct Masker {
-    automaton: Option<Patterns>,
-    /// Bytes that may still become a secret; the first of them stands at `base` in the stream.
-    held: Vec<u8>,
-    base: u64,
-    /// What has to be masked, in order and apart from each other, as far as it is not printed yet.
-    covers: Vec<Cover>,
-    /// What the last `[MASKED]` stands for.
-    printed: Option<Cover>,
-    tail: Tail,
+    patterns: Patterns,
+    engine: Engine,
+    stream: Stream,
 }
 
-/// Bytes of the stream, from `start` to before `end`. May be empty: an empty parameter is masked too.
-#[derive(Clone, Copy, Debug)]
-struct Cover {
-    start: u64,
-    end: u64,
-}
-
-impl Cover {
-    /// Whether one `[MASKED]` stands for both, where `later` ends later.
-    fn joins(&self, later: &Self) -> bool {
-        later.start < self.end || later.start == self.start
-    }
-}
-
-/// What the bytes to come may be part of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tail {
-    None,
-    /// A token whose prefix ended at this place.
-    Token(u64),
-    /// The name of a URL parameter; this much of it, of these candidates (one bit each).
-    Name {
-        len: usize,
-        candidates: u8,
-    },
-    /// The value of a secret URL parameter that begins at this place.
-    Value(u64),
-}
-
-struct Patterns {
-    automaton: Machine,
-    state: StateID,
-    classes: Vec<Class>,
-    depths: BTreeMap<StateID, usize>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Secret,
-    TokenPrefix,
-    /// `?` or `&`.
-    Parameter,
-}
-
-enum Machine {
-    Dfa(dfa::DFA),
-    Nfa(nfa::contiguous::NFA),
+enum Engine {
+    Off,
+    Compact(Compact),
+    Fast(Fast),
 }
 
 impl Masker {
-    /// A masker for these secret values and for tokens with [`DEFAULT_TOKEN_PREFIXES`] and these
-    /// prefixes.
+    /// Masks `values`, what follows [`DEFAULT_TOKEN_PREFIXES`] and the given `token_prefixes` (of
+    /// which GitLab sends its own with a job), and the values of URL parameters such as
+    /// `private_token`.
     ///
-    /// Values are trimmed; empty ones and repetitions do not count. There is no minimum length:
-    /// GitLab sees to that for masked variables.
+    /// Values are trimmed. Empty ones and duplicates are dropped, and so are empty prefixes. A value
+    /// of several lines is masked as a whole only. There is no smallest length and no largest
+    /// number. All of them together have to stay below 500 MiB.
     pub fn new<V, P>(values: V, token_prefixes: P) -> Self
     where
         V: IntoIterator<Item: AsRef<str>>,
         P: IntoIterator<Item: AsRef<str>>,
     {
-        let mut patterns: BTreeMap<Vec<u8>, Class> = BTreeMap::new();
-        for parameter in [b"?", b"&"] {
-            patterns.insert(parameter.to_vec(), Class::Parameter);
-        }
-        let prefixes = token_prefixes
-            .into_iter()
-            .map(|prefix| prefix.as_ref().trim().to_owned());
-        for prefix in DEFAULT_TOKEN_PREFIXES
-            .into_iter()
-            .map(str::to_owned)
-            .chain(prefixes)
-        {
-            if !prefix.is_empty() {
-                patterns.insert(prefix.into_bytes(), Class::TokenPrefix);
-            }
-        }
-        // A value that is a prefix as well is masked whole.
+        let mut wanted = BTreeSet::new();
         for value in values {
-            let value = value.as_ref().trim();
-            if !value.is_empty() {
-                patterns.insert(value.as_bytes().to_vec(), Class::Secret);
-            }
+            add(&mut wanted, value.as_ref().trim());
         }
-        match Patterns::new(&patterns) {
-            Ok(automaton) => Self {
-                automaton: Some(automaton),
-                ..Self::none()
-            },
-            // More patterns than an automaton can hold (gigabytes of them): show nothing at all.
-            Err(_) => Self {
-                covers: vec![Cover {
-                    start: 0,
-                    end: u64::MAX,
-                }],
-                ..Self::none()
-            },
+        let mut prefixes = BTreeSet::new();
+        for prefix in DEFAULT_TOKEN_PREFIXES {
+            add(&mut prefixes, prefix);
+        }
+        for prefix in token_prefixes {
+            add(&mut prefixes, prefix.as_ref());
+        }
+        let patterns = Patterns::new(wanted.into_iter().collect(), prefixes.into_iter().collect());
+        let scanner = Compact::compact(&patterns);
+        Self {
+            stream: Stream::new(scanner.start()),
+            engine: Engine::Compact(scanner),
+            patterns,
         }
     }
 
-    /// Masks nothing.
+    /// Masks nothing at all and holds nothing back.
     pub fn none() -> Self {
         Self {
-            automaton: None,
-            held: Vec::new(),
-            base: 0,
-            covers: Vec::new(),
-            printed: None,
-            tail: Tail::None,
+            patterns: Patterns::new(Vec::new(), Vec::new()),
+            engine: Engine::Off,
+            stream: Stream::new(StateID::default()),
         }
     }
-}
 
-impl Masker {
-    /// Takes the next bytes of the stream and gives those that are decided to `out`, in order.
-    pub fn write(&mut self, input: &[u8], mut out: impl FnMut(&[u8])) {
-        let start = self.base + self.held.len() as u64;
-        let end = start + input.len() as u64;
-        self.scan(input, start);
-        let depth = self.automaton.as_ref().map_or(0, Patterns::depth) as u64;
-        self.print(input, start, end.saturating_sub(depth), &mut out);
-        let decided = usize::try_from(end - depth - self.base).unwrap_or(usize::MAX);
-        if decided >= self.held.len() {
-            let from = decided - self.held.len();
-            self.held.clear();
-            self.held
-                .extend_from_slice(input.get(from..).unwrap_or_default());
-        } else {
-            self.held.drain(..decided);
-            self.held.extend_from_slice(input);
+    /// Takes the next bytes of the stream and passes on what is decided, in order, in as many calls
+    /// of `out` as it takes. If each write is made of whole characters, so is each call.
+    pub fn write(&mut self, mut input: &[u8], mut out: impl FnMut(&[u8])) {
+        if let Engine::Off = self.engine {
+            out(input);
+            return;
         }
-        self.base = end - depth;
+        while !input.is_empty() {
+            let (piece, rest) = input.split_at(piece_len(input));
+            input = rest;
+            match &self.engine {
+                Engine::Off => {}
+                Engine::Compact(scanner) => self.stream.write(scanner, piece, &mut out),
+                Engine::Fast(scanner) => self.stream.write(scanner, piece, &mut out),
+            }
+        }
+        self.speed_up();
     }
 
-    /// Gives what was held back: the stream has ended. A later write begins a new stream.
+    /// Ends the stream: all that is held back is passed on. A later write begins a new stream.
     pub fn finish(&mut self, mut out: impl FnMut(&[u8])) {
-        let end = self.base + self.held.len() as u64;
-        self.print(&[], end, end, &mut out);
-        // An empty parameter at the very end.
-        if self
-            .covers
-            .iter()
-            .any(|cover| cover.start == end && cover.end == end)
-        {
-            out(MASKED);
-        }
-        self.covers.retain(|cover| cover.end == u64::MAX);
-        self.held.clear();
-        self.base = end;
-        self.tail = Tail::None;
-        if let Some(patterns) = &mut self.automaton {
-            patterns.restart();
-        }
+        self.stream.flush(&[], self.stream.end, &mut out);
+        self.stream = Stream::new(match &self.engine {
+            Engine::Off => StateID::default(),
+            Engine::Compact(scanner) => scanner.start(),
+            Engine::Fast(scanner) => scanner.start(),
+        });
     }
 
-    /// Runs over `input`, which begins at `at` in the stream, and notes what has to be masked.
-    fn scan(&mut self, input: &[u8], at: u64) {
-        let Some(patterns) = &mut self.automaton else {
+    /// Changes to the fast automaton where it is in its first state, the one place in which both
+    /// know the same: nothing.
+    fn speed_up(&mut self) {
+        let Engine::Compact(scanner) = &self.engine else {
             return;
         };
-        let mut rest = input;
-        while !rest.is_empty() {
-            let mut position = at + (input.len() - rest.len()) as u64;
-            if self.tail == Tail::None {
-                let Some(passed) = patterns.next_match(rest) else {
-                    return;
-                };
-                rest = &rest[passed..];
-                position += passed as u64;
-            } else {
-                let byte = rest[0];
-                rest = &rest[1..];
-                step_tail(&mut self.tail, &mut self.covers, byte, position);
-                position += 1;
-                if !patterns.step(byte) {
-                    continue;
-                }
-            }
-            // A pattern ends just before `position`.
-            let (mut secret, mut prefix, mut parameter) = (0, false, false);
-            patterns.matches(|class, len| match class {
-                Class::Secret => secret = secret.max(len),
-                Class::TokenPrefix => prefix = true,
-                Class::Parameter => parameter = true,
-            });
-            if secret > 0 {
-                cover(&mut self.covers, position - secret as u64, position);
-            }
-            if parameter {
-                self.tail = Tail::Name {
-                    len: 0,
-                    candidates: !0,
-                };
-            } else if prefix && !matches!(self.tail, Tail::Token(_) | Tail::Value(_)) {
-                self.tail = Tail::Token(position);
-            }
+        if self.stream.end < FAST_FROM
+            || self.stream.state != scanner.start()
+            || self.patterns.total_len() > FAST_UP_TO
+        {
+            return;
         }
+        self.use_fast();
     }
 
-    /// Prints the stream from `base` to before `decided`. `input` begins at `at`.
-    fn print(&mut self, input: &[u8], at: u64, decided: u64, out: &mut impl FnMut(&[u8])) {
-        let Self {
-            held,
-            base,
-            covers,
-            printed,
-            ..
-        } = self;
-        let literal = |from: u64, to: u64, out: &mut dyn FnMut(&[u8])| {
-            for part in [slice(held, *base, from, to), slice(input, at, from, to)] {
-                if !part.is_empty() {
-                    out(part);
-                }
-            }
-        };
-        let mut cursor = *base;
-        let mut spent = 0;
-        for cover in covers.iter().take_while(|cover| cover.start < decided) {
-            literal(cursor, cover.start, out);
-            match printed {
-                Some(printed) if printed.joins(cover) => printed.end = printed.end.max(cover.end),
-                _ => {
-                    *printed = Some(*cover);
-                    out(MASKED);
-                }
-            }
-            cursor = cursor.max(cover.end.min(decided));
-            // What reaches further still hides what comes.
-            spent += usize::from(cover.end <= decided);
-        }
-        literal(cursor, decided, out);
-        covers.drain(..spent);
-    }
-}
-
-/// The part of `bytes`, which begin at `origin` in the stream, from `from` to before `to`.
-fn slice(bytes: &[u8], origin: u64, from: u64, to: u64) -> &[u8] {
-    let index = |place: u64| {
-        let offset = place.saturating_sub(origin).min(bytes.len() as u64);
-        usize::try_from(offset).unwrap_or(bytes.len())
-    };
-    let (from, to) = (index(from), index(to));
-    bytes.get(from..to).unwrap_or_default()
-}
-
-/// Notes that the stream from `start` to before `end`, which is where it has come to, is a secret.
-fn cover(covers: &mut Vec<Cover>, start: u64, end: u64) {
-    let mut new = Cover { start, end };
-    while let Some(last) = covers.pop_if(|last| last.joins(&new)) {
-        new.start = new.start.min(last.start);
-    }
-    covers.push(new);
-}
-
-/// What `byte`, at `position` in the stream, means for what is open.
-fn step_tail(tail: &mut Tail, covers: &mut Vec<Cover>, byte: u8, position: u64) {
-    match *tail {
-        Tail::None => {}
-        Tail::Token(start) => {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'=' | b'-') {
-                cover(covers, start, position + 1);
-            } else {
-                *tail = Tail::None;
-            }
-        }
-        Tail::Name { len, candidates } => {
-            let byte = byte.to_ascii_lowercase();
-            let mut left = 0;
-            for (index, name) in PARAMETERS.iter().enumerate() {
-                if candidates & (1 << index) != 0 && name.get(len) == Some(&byte) {
-                    left |= 1 << index;
-                }
-            }
-            *tail = match left {
-                0 => Tail::None,
-                _ if byte == b'=' => {
-                    cover(covers, position + 1, position + 1);
-                    Tail::Value(position + 1)
-                }
-                candidates => Tail::Name {
-                    len: len + 1,
-                    candidates,
-                },
-            };
-        }
-        Tail::Value(start) => {
-            if matches!(byte, b'?' | b'&') || byte.is_ascii_whitespace() || byte.is_ascii_control()
-            {
-                *tail = Tail::None;
-            } else {
-                cover(covers, start, position + 1);
-            }
+    /// To be called in the first state only.
+    pub(super) fn use_fast(&mut self) {
+        if let Some(fast) = Fast::fast(&self.patterns) {
+            self.stream.state = fast.start();
+            self.engine = Engine::Fast(fast);
         }
     }
 }
 
-impl Patterns {
-    fn new(patterns: &BTreeMap<Vec<u8>, Class>) -> Result<Self, BuildError> {
-        let bytes: usize = patterns.keys().map(Vec::len).sum();
-        let automaton = if bytes <= DFA_LIMIT {
-            let mut builder = dfa::Builder::new();
-            builder.match_kind(MatchKind::Standard).prefilter(false);
-            Machine::Dfa(builder.build(patterns.keys())?)
-        } else {
-            let mut builder = nfa::contiguous::Builder::new();
-            builder.match_kind(MatchKind::Standard).prefilter(false);
-            Machine::Nfa(builder.build(patterns.keys())?)
-        };
-        let start = automaton.start();
-        let mut depths = BTreeMap::from([(start, 0)]);
-        for pattern in patterns.keys() {
-            // The longest end of these bytes that begins a pattern is all of them.
-            let mut state = start;
-            for (index, byte) in pattern.iter().enumerate() {
-                state = automaton.next(state, *byte);
-                depths.insert(state, index + 1);
-            }
-        }
-        let classes = patterns.values().copied().collect();
-        Ok(Self {
-            automaton,
-            state: start,
-            classes,
-            depths,
-        })
-    }
-
-    fn restart(&mut self) {
-        self.state = self.automaton.start();
-    }
-
-    /// How many of the last bytes begin some pattern.
-    fn depth(&self) -> usize {
-        self.depths.get(&self.state).copied().unwrap_or(0)
-    }
-
-    /// One byte; whether a pattern ends with it.
-    fn step(&mut self, byte: u8) -> bool {
-        self.state = self.automaton.next(self.state, byte);
-        self.automaton.is_match(self.state)
-    }
-
-    /// Runs up to and over the first byte with which a pattern ends; how many bytes that are.
-    fn next_match(&mut self, bytes: &[u8]) -> Option<usize> {
-        match &self.automaton {
-            Machine::Dfa(automaton) => run(automaton, &mut self.state, bytes),
-            Machine::Nfa(automaton) => run(automaton, &mut self.state, bytes),
-        }
-    }
-
-    /// Class and length of each pattern that ends here.
-    fn matches(&self, mut each: impl FnMut(Class, usize)) {
-        let mut tell = |automaton: &dyn Automaton| {
-            for index in 0..automaton.match_len(self.state) {
-                let pattern = automaton.match_pattern(self.state, index);
-                if let Some(class) = self.classes.get(pattern.as_usize()) {
-                    each(*class, automaton.pattern_len(pattern));
-                }
-            }
-        };
-        match &self.automaton {
-            Machine::Dfa(automaton) => tell(automaton),
-            Machine::Nfa(automaton) => tell(automaton),
-        }
-    }
-}
-
-/// The hot loop.
-fn run<A: Automaton>(automaton: &A, state: &mut StateID, bytes: &[u8]) -> Option<usize> {
-    let mut at = *state;
-    for (index, byte) in bytes.iter().enumerate() {
-        at = automaton.next_state(Anchored::No, at, *byte);
-        if automaton.is_match(at) {
-            *state = at;
-            return Some(index + 1);
-        }
-    }
-    *state = at;
-    None
-}
-
-impl Machine {
-    fn start(&self) -> StateID {
-        let start = match self {
-            Self::Dfa(automaton) => automaton.start_state(Anchored::No),
-            Self::Nfa(automaton) => automaton.start_state(Anchored::No),
-        };
-        // Both are built for unanchored searches, which is all that could be wrong here.
-        start.unwrap_or_default()
-    }
-
-    fn next(&self, state: StateID, byte: u8) -> StateID {
-        match self {
-            Self::Dfa(automaton) => automaton.next_state(Anchored::No, state, byte),
-            Self::Nfa(automaton) => automaton.next_state(Anchored::No, state, byte),
-        }
-    }
-
-    fn is_match(&self, state: StateID) -> bool {
-        match self {
-            Self::Dfa(automaton) => automaton.is_match(state),
-            Self::Nfa(automaton) => automaton.is_match(state),
-        }
-    }
-}
-
-/// Secrets do not print.
 impl fmt::Debug for Masker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |wanted: Class| {
-            let classes = self.automaton.iter().flat_map(|patterns| &patterns.classes);
-            classes.filter(|class| **class == wanted).count()
-        };
         f.debug_struct("Masker")
-            .field("secrets", &count(Class::Secret))
-            .field("token_prefixes", &count(Class::TokenPrefix))
-            .field("held_bytes", &self.held.len())
-            .finish()
+            .field("values", &self.patterns.values())
+            .field("token_prefixes", &self.patterns.prefixes())
+            .field("held_bytes", &self.stream.held.len())
+            .finish_non_exhaustive()
     }
+}
+
+/// A range of the input to be masked, in bytes since its start.
+#[derive(Clone, Copy)]
+struct Span {
+    start: u64,
+    end: u64,
+}
+
+impl Span {
+    /// Whether this span and a later one are one. That one shares what it has from `shared` on.
+    fn joins(self, later: Self, shared: u64) -> bool {
+        shared < self.end || later.start == self.start
+    }
+}
+
+/// Where the masker is in its input.
+struct Stream {
+    state: StateID,
+    /// How much of the input was seen.
+    end: u64,
+    /// How much of it was passed on or masked.
+    done: u64,
+    /// The last span that was printed.
+    printed: Option<Span>,
+    /// The spans after that, in order, none joining another.
+    waiting: Vec<Span>,
+    /// The input from `done` to the end of the last piece.
+    held: Vec<u8>,
+    /// Start of a URL parameter's value that is not over yet.
+    url: Option<u64>,
+    /// Start of a token that is not over yet, maybe with no character so far.
+    token: Option<u64>,
+    /// The end of the last token.
+    token_end: u64,
+    /// The last bytes of the piece before.
+    before: [u8; LOOK_BACK],
+}
+
+impl Stream {
+    fn new(state: StateID) -> Self {
+        Self {
+            state,
+            end: 0,
+            done: 0,
+            printed: None,
+            waiting: Vec::new(),
+            held: Vec::new(),
+            url: None,
+            token: None,
+            token_end: 0,
+            before: [0; LOOK_BACK],
+        }
+    }
+
+    fn write<A: Automaton>(
+        &mut self,
+        scanner: &Scanner<A>,
+        piece: &[u8],
+        out: &mut impl FnMut(&[u8]),
+    ) {
+        if self.url.is_some() || self.token.is_some() {
+            self.resume(piece);
+        }
+        let mut state = self.state;
+        for (at, &byte) in piece.iter().enumerate() {
+            let (next, special) = scanner.step(state, byte);
+            state = next;
+            if special && let Some(node) = scanner.node(state) {
+                self.on_match(*node, piece, at + 1);
+            }
+        }
+        self.state = state;
+        self.end += piece.len() as u64;
+        self.remember(piece);
+        let depth = scanner.depth(state);
+        if depth == 0 && self.waiting.is_empty() && self.done + piece.len() as u64 == self.end {
+            self.done = self.end;
+            out(piece);
+        } else {
+            self.flush(piece, self.end - depth as u64, out);
+        }
+    }
+
+    /// Goes on with what the last piece left open. The end of that piece is the start of this one.
+    fn resume(&mut self, piece: &[u8]) {
+        if let Some(start) = self.url.take() {
+            self.add_url(start, piece, 0);
+        }
+        if let Some(start) = self.token.take() {
+            self.add_token(start, piece, 0);
+        }
+    }
+
+    /// Takes what was found when `piece` was seen up to `at`.
+    #[cold]
+    fn on_match(&mut self, node: Node, piece: &[u8], at: usize) {
+        let place = self.end + at as u64;
+        if node.value > 0 {
+            let start = place - u64::from(node.value);
+            self.add(Span { start, end: place }, start);
+        }
+        if node.equals && self.after_secret_name(piece, at - 1) {
+            self.add_url(place, piece, at);
+        }
+        // A prefix inside of a token changes nothing.
+        if node.prefix && self.token.is_none() && place >= self.token_end {
+            self.add_token(place, piece, at);
+        }
+    }
+
+    /// The URL parameter's value that began at `start` goes on at `at`.
+    fn add_url(&mut self, start: u64, piece: &[u8], at: usize) {
+        let over = |&byte: &u8| byte <= b' ' || matches!(byte, b'?' | b'&' | 0x7F);
+        let len = piece[at..].iter().position(over);
+        if len.is_none() {
+            self.url = Some(start);
+        }
+        let end = self.end + len.map_or(piece.len(), |len| at + len) as u64;
+        // From the `=` on: an empty value must not depend on what else may start or end here.
+        self.add(Span { start, end }, start.saturating_sub(1));
+    }
+
+    /// The token that began at `start` goes on at `at`.
+    fn add_token(&mut self, start: u64, piece: &[u8], at: usize) {
+        let over =
+            |byte: &u8| !byte.is_ascii_alphanumeric() && !matches!(byte, b'.' | b'_' | b'=' | b'-');
+        let len = piece[at..].iter().position(over);
+        if len.is_none() {
+            self.token = Some(start);
+        }
+        let end = self.end + len.map_or(piece.len(), |len| at + len) as u64;
+        self.token_end = end;
+        if end > start {
+            self.add(Span { start, end }, start);
+        }
+    }
+
+    /// Every span that is known ends at or before the end of `span`, or reaches into it.
+    fn add(&mut self, mut span: Span, shared: u64) {
+        while let Some(last) = self.waiting.pop_if(|last| last.joins(span, shared)) {
+            span.start = span.start.min(last.start);
+            span.end = span.end.max(last.end);
+        }
+        if let Some(printed) = &mut self.printed
+            && printed.joins(span, shared)
+        {
+            printed.end = printed.end.max(span.end);
+            self.done = self.done.max(span.end);
+        } else {
+            self.waiting.push(span);
+        }
+    }
+
+    /// Whether the equals sign at `at` ends the name of a secret URL parameter.
+    fn after_secret_name(&self, piece: &[u8], at: usize) -> bool {
+        if let Some(from) = at.checked_sub(LOOK_BACK) {
+            return ends_in_secret_name(&piece[from..at]);
+        }
+        let mut joined = [0; LOOK_BACK];
+        joined[..LOOK_BACK - at].copy_from_slice(&self.before[at..]);
+        joined[LOOK_BACK - at..].copy_from_slice(&piece[..at]);
+        ends_in_secret_name(&joined)
+    }
+
+    fn remember(&mut self, piece: &[u8]) {
+        if let Some(last) = piece.last_chunk() {
+            self.before = *last;
+        } else {
+            self.before.copy_within(piece.len().., 0);
+            self.before[LOOK_BACK - piece.len()..].copy_from_slice(piece);
+        }
+    }
+
+    /// Passes on all before `settled`, where `piece` is the end of the input, and holds the rest.
+    fn flush(&mut self, piece: &[u8], settled: u64, out: &mut impl FnMut(&[u8])) {
+        let input = Input {
+            held: &self.held,
+            piece,
+            end: self.end,
+        };
+        let ready = self.waiting.partition_point(|span| span.start <= settled);
+        for span in self.waiting.drain(..ready) {
+            input.pass(self.done..span.start, out);
+            out(MASK);
+            self.done = span.end;
+            self.printed = Some(span);
+        }
+        if self.done < settled {
+            input.pass(self.done..settled, out);
+            self.done = settled;
+        }
+        let hold = to_usize(self.end - self.done);
+        match hold.checked_sub(piece.len()) {
+            Some(old) => {
+                self.held.drain(..self.held.len() - old);
+                self.held.extend_from_slice(piece);
+            }
+            None => {
+                self.held.clear();
+                self.held.extend_from_slice(&piece[piece.len() - hold..]);
+            }
+        }
+    }
+}
+
+/// What can still be passed on: the bytes held so far, and the new piece behind them.
+struct Input<'a> {
+    held: &'a [u8],
+    piece: &'a [u8],
+    /// Where the piece ends in the stream.
+    end: u64,
+}
+
+impl Input<'_> {
+    fn pass(&self, range: Range<u64>, out: &mut impl FnMut(&[u8])) {
+        let start = self.end - (self.held.len() + self.piece.len()) as u64;
+        let (from, to) = (to_usize(range.start - start), to_usize(range.end - start));
+        let split = self.held.len();
+        if from < split.min(to) {
+            out(&self.held[from..split.min(to)]);
+        }
+        if to > split.max(from) {
+            out(&self.piece[from.max(split) - split..to - split]);
+        }
+    }
+}
+
+/// For distances between places in memory, which fit.
+fn to_usize(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
+}
+
+fn add(set: &mut BTreeSet<Box<[u8]>>, text: &str) {
+    if !text.is_empty() {
+        set.insert(text.as_bytes().into());
+    }
+}
+
+/// The length of the first piece; it does not end inside a character.
+fn piece_len(input: &[u8]) -> usize {
+    if input.len() <= PIECE {
+        input.len()
+    } else {
+        utf8::floor(input, PIECE)
+    }
+}
+
+fn ends_in_secret_name(text: &[u8]) -> bool {
+    // Most equals signs are told by one byte.
+    if !matches!(text.last(), Some(b'n' | b'N' | b'e' | b'E' | b'l' | b'L')) {
+        return false;
+    }
+    SECRET_PARAMETERS.iter().any(|name| {
+        text.len().checked_sub(name.len() + 1).is_some_and(|at| {
+            matches!(text[at], b'?' | b'&') && text[at + 1..].eq_ignore_ascii_case(name)
+        })
+    })
 }

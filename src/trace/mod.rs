@@ -1,14 +1,22 @@
-//! The log of one job on its way to GitLab, sans-IO.
+//! The log of one job: bytes go in, [`TraceMark`]s and ranges of `Bytes` come out.
 //!
-//! [`TraceSpool`] takes what a job writes and does, in this order: repair invalid UTF-8, mask
-//! secrets ([`Masker`]), keep to the limit, count and checksum. What has passed can be read back at
-//! any offset, since GitLab may ask for any part again until the job is done. A [`TraceMark`] says
-//! how far the log has come; bytes that may still become a secret are not in it, so no request can
-//! cut one in two.
-
+//! A [`TraceSpool`] belongs to one job. Everything the job prints is written to it, by whoever
+//! prints; the driver takes its mark, tells it to the machine, and reads the ranges that the machine
+//! wants to be sent. The spool does no input or output, and it never wakes anybody.
+//!
+//! A write passes these stages, in this order:
+//!
+//! 1. UTF-8 repair: each bad byte becomes U+FFFD; a character cut by the end of a write waits.
+//! 2. The [`Masker`]: secrets become `[MASKED]`; what may yet become one waits.
+//! 3. The output limit, counted on what is left by then, with a notice where the log was cut.
+//! 4. CRC-32, and storage in chunks.
+//!
+//! Invariants: marks never shrink; a mark covers only bytes that will never change, so no request
+//! can carry a part of a secret; every range of a mark can be read as long as the spool lives.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod log;
+mod automaton;
+mod chunks;
 mod mask;
 mod utf8;
 
@@ -17,109 +25,171 @@ use std::{fmt, ops::Range};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use self::mask::{DEFAULT_TOKEN_PREFIXES, Masker};
-use self::{log::Log, utf8::Repair};
+pub use mask::{DEFAULT_TOKEN_PREFIXES, Masker};
 
-/// 99 MiB: just below the 100 MiB at which GitLab fails a job for the size of its log.
+use self::{chunks::Chunks, utf8::Repair};
+
+/// The output limit in bytes unless another one was chosen: 99 MiB.
+///
+/// GitLab fails a job whose log passes its instance limit, 100 MiB by default; a log cut just below
+/// that keeps the job alive.
 pub const DEFAULT_TRACE_LIMIT: u64 = 99 << 20;
 
-/// How far a log has come: a consistent snapshot of its size and checksum.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(clippy::exhaustive_structs, reason = "all that GitLab asks of a log")]
+/// How much of a log there is, and its checksum: what GitLab is told in the final update.
+///
+/// Both numbers belong to the same moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "GitLab's checksum and bytesize; callers of the machine build it"
+)]
 pub struct TraceMark {
-    /// Size in bytes, as sent to GitLab.
+    /// Length of the log in bytes, as it is sent: repaired, masked and limited.
     pub len: u64,
-    /// CRC-32 (IEEE) of these bytes.
+    /// CRC-32 (IEEE 802.3) of the first `len` bytes.
     pub crc32: u32,
 }
 
 /// The log of one job.
+///
+/// `Debug` shows sizes only, never the log.
 pub struct TraceSpool {
     repair: Repair,
     masker: Masker,
-    log: Log,
+    store: Limited,
     finished: bool,
     dropped: u64,
 }
 
 impl TraceSpool {
-    /// An empty log that takes `limit` bytes and then says, once, that there is more.
+    /// An empty log that passes `masker`, and is cut when it reaches `limit` bytes.
+    ///
+    /// The notice that says so comes on top of `limit`. A limit of 0 leaves nothing but the notice;
+    /// [`DEFAULT_TRACE_LIMIT`] is a good choice.
     pub fn new(masker: Masker, limit: u64) -> Self {
         Self {
             repair: Repair::default(),
             masker,
-            log: Log::new(limit),
+            store: Limited::new(limit),
             finished: false,
             dropped: 0,
         }
     }
 
-    /// Appends what the job wrote. Characters and secrets may be split over any number of writes.
-    /// After [`finish`](Self::finish) nothing is taken any more.
+    /// Appends what the job printed: any bytes, cut anywhere.
+    ///
+    /// After [`finish`](Self::finish) they are dropped, and counted by
+    /// [`dropped_bytes`](Self::dropped_bytes).
     pub fn write(&mut self, bytes: &[u8]) {
+        if self.finished {
+            self.dropped = self.dropped.saturating_add(bytes.len() as u64);
+            return;
+        }
+        if self.store.limited {
+            return;
+        }
         let Self {
             repair,
             masker,
-            log,
+            store,
             ..
         } = self;
-        if self.finished {
-            self.dropped += bytes.len() as u64;
-            return;
-        }
-        repair.write(bytes, |valid| {
-            masker.write(valid, |clean| log.append(clean))
-        });
+        repair.write(bytes, |valid| masker.write(valid, |out| store.push(out)));
     }
 
-    /// How far the log has come.
+    /// What can be sent so far. Bytes that wait for the rest of a character, or that may yet become
+    /// a secret, are not in it. Cheap: it does not depend on the length of the log.
     pub fn mark(&self) -> TraceMark {
-        self.log.mark()
+        self.store.chunks.mark()
     }
 
-    /// Ends the log: what was held back is let go. Calling it again changes nothing.
+    /// Ends the log, so that the mark covers all of it: nothing waits any longer. The next calls
+    /// return the same mark.
     pub fn finish(&mut self) -> TraceMark {
         if !self.finished {
             self.finished = true;
             let Self {
                 repair,
                 masker,
-                log,
+                store,
                 ..
             } = self;
-            repair.finish(|valid| masker.write(valid, |clean| log.append(clean)));
-            masker.finish(|clean| log.append(clean));
+            repair.finish(|valid| masker.write(valid, |out| store.push(out)));
+            masker.finish(|out| store.push(out));
         }
-        self.log.mark()
+        self.mark()
     }
 
-    /// The bytes of `range`, in pieces that are shared and not copied; `None` when it reaches beyond
-    /// [`mark`](Self::mark).
+    /// The bytes of `range`, in order and without copying them; `None` if the range goes backwards
+    /// or beyond the [`mark`](Self::mark).
     pub fn read(&mut self, range: Range<u64>) -> Option<Vec<Bytes>> {
-        self.log.read(range)
+        self.store.chunks.read(range)
     }
 
-    /// Whether the log has reached its limit; what is written then is dropped.
+    /// Whether the log reached the output limit and was cut.
     pub fn is_limited(&self) -> bool {
-        self.log.is_limited()
+        self.store.limited
     }
 
-    /// How many bytes were written after the end of the log, and dropped.
+    /// How many bytes were written after [`finish`](Self::finish), and so are lost.
     pub fn dropped_bytes(&self) -> u64 {
         self.dropped
     }
 }
 
-/// Sizes only: logs may hold anything.
 impl fmt::Debug for TraceSpool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TraceSpool")
             .field("mark", &self.mark())
-            .field("masker", &self.masker)
-            .field("limited", &self.is_limited())
+            .field("limit", &self.store.limit)
+            .field("limited", &self.store.limited)
             .field("finished", &self.finished)
-            .finish()
+            .field("dropped", &self.dropped)
+            .field("masker", &self.masker)
+            .finish_non_exhaustive()
     }
+}
+
+/// The chunks, up to the output limit.
+struct Limited {
+    chunks: Chunks,
+    limit: u64,
+    limited: bool,
+}
+
+impl Limited {
+    fn new(limit: u64) -> Self {
+        Self {
+            chunks: Chunks::default(),
+            limit,
+            limited: false,
+        }
+    }
+
+    /// Takes whole characters, since a cut may only go back to the start of one in `bytes`.
+    fn push(&mut self, bytes: &[u8]) {
+        if self.limited || bytes.is_empty() {
+            return;
+        }
+        let space = self.limit.saturating_sub(self.chunks.len());
+        if space > bytes.len() as u64 {
+            self.chunks.push(bytes);
+            return;
+        }
+        self.limited = true;
+        // The branch above leaves a `space` that is no larger than a slice.
+        let cut = usize::try_from(space).unwrap_or(bytes.len());
+        self.chunks.push(&bytes[..utf8::floor(bytes, cut)]);
+        self.chunks.push(notice(self.limit).as_bytes());
+    }
+}
+
+/// GitLab's own runner's wording, in yellow: people search logs for it.
+fn notice(limit: u64) -> String {
+    format!(
+        "\n\x1b[33;1mJob's log exceeded limit of {limit} bytes.\n\
+         Job execution will continue but no more output will be collected.\x1b[0;m\n"
+    )
 }
 
 #[cfg(test)]

@@ -1,67 +1,90 @@
-//! Makes any bytes valid UTF-8, as a stream.
+//! Makes any bytes valid UTF-8, write by write.
 
-/// U+FFFD, which takes the place of each bad byte.
-const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+/// As many replacement characters as one bad sequence can have bytes.
+const REPLACEMENTS: &[u8] = "\u{FFFD}\u{FFFD}\u{FFFD}".as_bytes();
+const REPLACEMENT_LEN: usize = REPLACEMENTS.len() / 3;
 
-/// Keeps the beginning of a character whose rest has not come yet.
-#[derive(Debug, Default)]
+/// Replaces each invalid byte by U+FFFD, one per byte, and keeps a character together that was cut
+/// by the end of a write. What it passes on is made of whole characters.
+#[derive(Default)]
 pub(super) struct Repair {
-    open: Vec<u8>,
+    /// The start of a character, so far valid.
+    partial: [u8; 4],
+    len: usize,
 }
 
 impl Repair {
-    /// Gives `bytes` to `out` in valid pieces. A character that is not complete waits.
-    pub(super) fn write(&mut self, mut bytes: &[u8], mut out: impl FnMut(&[u8])) {
-        // At most three bytes wait, so a byte more at a time settles them soon.
-        while !self.open.is_empty() {
-            let Some((first, rest)) = bytes.split_first() else {
+    pub(super) fn write(&mut self, input: &[u8], mut out: impl FnMut(&[u8])) {
+        let mut input = if self.len == 0 {
+            input
+        } else {
+            self.complete(input, &mut out)
+        };
+        while let Err(error) = std::str::from_utf8(input) {
+            let (valid, rest) = input.split_at(error.valid_up_to());
+            if !valid.is_empty() {
+                out(valid);
+            }
+            let Some(bad) = error.error_len() else {
+                self.partial[..rest.len()].copy_from_slice(rest);
+                self.len = rest.len();
                 return;
             };
-            self.open.push(*first);
-            match str::from_utf8(&self.open) {
-                Ok(_) => {
-                    out(&self.open);
-                    self.open.clear();
-                    bytes = rest;
-                }
-                Err(error) if error.error_len().is_none() => bytes = rest,
-                Err(_) => {
-                    // The new byte may begin a character of its own.
-                    self.open.pop();
-                    self.finish(&mut out);
-                }
-            }
+            replace(bad, &mut out);
+            input = &rest[bad..];
         }
-        loop {
-            match str::from_utf8(bytes) {
-                Ok(_) => {
-                    if !bytes.is_empty() {
-                        out(bytes);
-                    }
-                    return;
-                }
-                Err(error) => {
-                    let (valid, rest) = bytes.split_at(error.valid_up_to());
-                    if !valid.is_empty() {
-                        out(valid);
-                    }
-                    let Some(bad) = error.error_len() else {
-                        self.open.extend_from_slice(rest);
-                        return;
-                    };
-                    for _ in 0..bad {
-                        out(REPLACEMENT);
-                    }
-                    bytes = &rest[bad..];
-                }
-            }
+        if !input.is_empty() {
+            out(input);
         }
     }
 
-    /// The stream has ended: a character that is not complete never will be.
+    /// No more bytes come: a character without its end is invalid, byte by byte.
     pub(super) fn finish(&mut self, mut out: impl FnMut(&[u8])) {
-        for _ in self.open.drain(..) {
-            out(REPLACEMENT);
+        if self.len > 0 {
+            replace(self.len, &mut out);
+            self.len = 0;
         }
     }
+
+    /// Decides on the partial character with the help of `input`, and returns the rest of that.
+    fn complete<'a>(&mut self, input: &'a [u8], out: &mut impl FnMut(&[u8])) -> &'a [u8] {
+        let had = self.len;
+        let taken = input.len().min(self.partial.len() - had);
+        self.partial[had..had + taken].copy_from_slice(&input[..taken]);
+        let joined = &self.partial[..had + taken];
+        let used = match std::str::from_utf8(joined) {
+            Ok(_) => {
+                out(joined);
+                joined.len()
+            }
+            Err(error) if error.valid_up_to() > 0 => {
+                out(&joined[..error.valid_up_to()]);
+                error.valid_up_to()
+            }
+            Err(error) => match error.error_len() {
+                Some(bad) => {
+                    replace(bad, out);
+                    bad
+                }
+                None => {
+                    self.len = joined.len();
+                    return &[];
+                }
+            },
+        };
+        self.len = 0;
+        // What was kept is a valid start, so whatever was decided includes all of it.
+        &input[used.saturating_sub(had)..]
+    }
+}
+
+/// The last place up to `at` where a character starts or `text` ends; at most three bytes back.
+pub(super) fn floor(text: &[u8], at: usize) -> usize {
+    let starts = |at: usize| text.get(at).is_none_or(|byte| byte & 0xC0 != 0x80);
+    let lowest = at.saturating_sub(3);
+    (lowest..=at).rev().find(|&at| starts(at)).unwrap_or(lowest)
+}
+
+fn replace(count: usize, out: &mut impl FnMut(&[u8])) {
+    out(&REPLACEMENTS[..count.min(3) * REPLACEMENT_LEN]);
 }

@@ -1,0 +1,225 @@
+//! The patterns of a masker, and the automaton that finds all of them in one pass.
+
+use aho_corasick::{
+    Anchored,
+    automaton::{Automaton, StateID},
+    dfa, nfa,
+};
+
+/// What to look for: the values, then the token prefixes, then the end of a URL parameter's name.
+pub(super) struct Patterns {
+    bytes: Vec<Box<[u8]>>,
+    values: usize,
+}
+
+/// An automaton, and what a masker has to know about its states.
+///
+/// Each prefix of a pattern is a state of its own. A state stands for the longest suffix of the
+/// input that is such a prefix.
+pub(super) struct Scanner<A> {
+    automaton: A,
+    start: StateID,
+    /// Sorted by state. All others match nothing and have depth 0.
+    nodes: Vec<Node>,
+}
+
+/// Small and quickly built; every job starts with it.
+pub(super) type Compact = Scanner<nfa::contiguous::NFA>;
+/// Faster with many patterns, but its memory is patterns times alphabet, and it takes time to build.
+pub(super) type Fast = Scanner<dfa::DFA>;
+
+#[derive(Clone, Copy)]
+pub(super) struct Node {
+    state: StateID,
+    /// Length of the longest suffix of the input that is a proper prefix of a value.
+    depth: u32,
+    /// Length of the longest value that ends here, or 0.
+    pub(super) value: u32,
+    /// Whether a token prefix ends here.
+    pub(super) prefix: bool,
+    /// Whether an equals sign ends here.
+    pub(super) equals: bool,
+}
+
+impl Patterns {
+    pub(super) fn new(values: Vec<Box<[u8]>>, prefixes: Vec<Box<[u8]>>) -> Self {
+        let count = values.len();
+        let mut bytes = values;
+        bytes.extend(prefixes);
+        bytes.push(Box::from(*b"="));
+        Self {
+            bytes,
+            values: count,
+        }
+    }
+
+    pub(super) fn values(&self) -> usize {
+        self.values
+    }
+
+    pub(super) fn prefixes(&self) -> usize {
+        self.bytes.len() - 1 - self.values
+    }
+
+    /// Their lengths taken together: no automaton has more states than that, and a few.
+    pub(super) fn total_len(&self) -> usize {
+        self.bytes.iter().map(|pattern| pattern.len()).sum()
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "only more than 500 MiB of patterns overflow it; a job payload is far smaller"
+    )]
+    fn nfa(&self) -> nfa::noncontiguous::NFA {
+        nfa::noncontiguous::Builder::new()
+            .prefilter(false)
+            .dense_depth(1)
+            .build(&self.bytes)
+            .expect("patterns of a job fit into an automaton")
+    }
+}
+
+impl Compact {
+    #[expect(
+        clippy::expect_used,
+        reason = "only more than 500 MiB of patterns overflow it; a job payload is far smaller"
+    )]
+    pub(super) fn compact(patterns: &Patterns) -> Self {
+        let automaton = nfa::contiguous::Builder::new()
+            .prefilter(false)
+            .build_from_noncontiguous(&patterns.nfa())
+            .expect("patterns of a job fit into an automaton");
+        Self::new(automaton, patterns)
+    }
+}
+
+impl Fast {
+    /// `None` if there are too many patterns for it.
+    pub(super) fn fast(patterns: &Patterns) -> Option<Self> {
+        let automaton = dfa::Builder::new()
+            .prefilter(false)
+            .build_from_noncontiguous(&patterns.nfa())
+            .ok()?;
+        Some(Self::new(automaton, patterns))
+    }
+}
+
+impl<A: Automaton> Scanner<A> {
+    #[expect(
+        clippy::expect_used,
+        reason = "every automaton is built for unanchored searches, which is the default"
+    )]
+    fn new(automaton: A, patterns: &Patterns) -> Self {
+        let start = automaton
+            .start_state(Anchored::No)
+            .expect("unanchored searches are supported");
+        let nodes = nodes(&automaton, start, patterns);
+        Self {
+            automaton,
+            start,
+            nodes,
+        }
+    }
+
+    pub(super) fn start(&self) -> StateID {
+        self.start
+    }
+
+    /// Where the next byte leads, and whether [`node`](Self::node) has to be asked about that.
+    #[inline(always)]
+    pub(super) fn step(&self, state: StateID, byte: u8) -> (StateID, bool) {
+        let next = self.automaton.next_state(Anchored::No, state, byte);
+        (next, self.automaton.is_special(next))
+    }
+
+    pub(super) fn node(&self, state: StateID) -> Option<&Node> {
+        let found = self.nodes.binary_search_by_key(&state, |node| node.state);
+        found.ok().map(|at| &self.nodes[at])
+    }
+
+    /// How many of the last bytes may still become a value.
+    pub(super) fn depth(&self, state: StateID) -> usize {
+        if state == self.start {
+            return 0;
+        }
+        self.node(state).map_or(0, |node| node.depth as usize)
+    }
+}
+
+/// A state as one walk along a pattern met it.
+struct Visit {
+    node: Node,
+    len: u32,
+    /// The state of the same input without its first byte: the longest proper suffix.
+    suffix: StateID,
+}
+
+fn nodes<A: Automaton>(automaton: &A, start: StateID, patterns: &Patterns) -> Vec<Node> {
+    let mut visits = visits(automaton, start, patterns);
+    // A state that several patterns share is inside a value if it is for one of them.
+    visits.sort_unstable_by_key(|visit| (visit.node.state, std::cmp::Reverse(visit.node.depth)));
+    visits.dedup_by_key(|visit| visit.node.state);
+
+    // The depth of all others is that of their longest proper suffix, which is a shorter state.
+    let mut by_len: Vec<usize> = (0..visits.len()).collect();
+    by_len.retain(|&at| visits[at].node.depth == 0 && visits[at].suffix != start);
+    by_len.sort_unstable_by_key(|&at| visits[at].len);
+    for at in by_len {
+        let suffix = visits[at].suffix;
+        if let Ok(shorter) = visits.binary_search_by_key(&suffix, |visit| visit.node.state) {
+            visits[at].node.depth = visits[shorter].node.depth;
+        }
+    }
+
+    let mut nodes: Vec<Node> = visits.into_iter().map(|visit| visit.node).collect();
+    nodes.retain_mut(|node| {
+        let matches = automaton.is_match(node.state);
+        if matches {
+            add_matches(node, automaton, patterns);
+        }
+        matches || node.depth > 0
+    });
+    nodes.shrink_to_fit();
+    nodes
+}
+
+fn visits<A: Automaton>(automaton: &A, start: StateID, patterns: &Patterns) -> Vec<Visit> {
+    let mut visits = Vec::with_capacity(patterns.total_len());
+    for (index, pattern) in patterns.bytes.iter().enumerate() {
+        let (mut state, mut suffix) = (start, start);
+        let mut len = 0;
+        for &byte in pattern {
+            state = automaton.next_state(Anchored::No, state, byte);
+            if len > 0 {
+                suffix = automaton.next_state(Anchored::No, suffix, byte);
+            }
+            len += 1;
+            let inside = index < patterns.values && (len as usize) < pattern.len();
+            let node = Node {
+                state,
+                depth: if inside { len } else { 0 },
+                value: 0,
+                prefix: false,
+                equals: false,
+            };
+            visits.push(Visit { node, len, suffix });
+        }
+    }
+    visits
+}
+
+fn add_matches<A: Automaton>(node: &mut Node, automaton: &A, patterns: &Patterns) {
+    for index in 0..automaton.match_len(node.state) {
+        let pattern = automaton.match_pattern(node.state, index);
+        let number = pattern.as_usize();
+        if number < patterns.values {
+            // The automaton holds no pattern that is longer.
+            let len = u32::try_from(automaton.pattern_len(pattern)).unwrap_or(u32::MAX);
+            node.value = node.value.max(len);
+        } else if number < patterns.bytes.len() - 1 {
+            node.prefix = true;
+        } else {
+            node.equals = true;
+        }
+    }
+}
