@@ -1,0 +1,120 @@
+//! The command line, by hand: a handful of options needs no crate.
+
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
+
+use gitlab_runner::Secret;
+use url::Url;
+
+pub(crate) const TOKEN_VARIABLE: &str = "GITLAB_RUNNER_TOKEN";
+
+pub(crate) const HELP: &str = "\
+Runs the jobs of GitLab CI with bash on this machine.
+
+Usage:
+  shell_runner                    Demo: a simulated GitLab, a pipeline, real shells
+  shell_runner --url URL [...]    Serve a real GitLab until Ctrl-C or SIGTERM
+
+Options:
+  --url URL          The GitLab instance, such as https://gitlab.example.com
+  --token TOKEN      The runner authentication token (glrt-...). Other users of this machine can
+                     see it in `ps`: better put it into the variable GITLAB_RUNNER_TOKEN
+  --concurrency N    How many jobs may run at the same time [4]
+  --build-dir DIR    Where the jobs run, each in a directory of its own [builds]
+  --ca-file FILE     Trust the certificates in this PEM file besides those of the system
+  --help             This text
+
+The first Ctrl-C (or SIGTERM) lets running jobs finish, the second cancels them, the third exits.
+Events are printed to stderr; RUST_LOG=debug shows more of them.
+
+Jobs run as the user who started this program: serve only projects that you trust.
+";
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Mode {
+    Help,
+    Demo,
+    Serve(Serve),
+}
+
+#[derive(Debug)]
+pub(crate) struct Serve {
+    pub(crate) url: Url,
+    pub(crate) token: Secret,
+    pub(crate) concurrency: usize,
+    pub(crate) build_dir: PathBuf,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// Reads the arguments, without the program's name.
+///
+/// # Errors
+/// What is wrong with them, for people.
+pub(crate) fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    token_variable: Option<OsString>,
+) -> Result<Mode, String> {
+    let mut args = args.into_iter();
+    let (mut url, mut token) = (None, None);
+    let (mut concurrency, mut build_dir, mut ca_file) = (None, None, None);
+    while let Some(arg) = args.next() {
+        let arg = text(arg, "an argument")?;
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(OsString::from(value))),
+            None => (arg.as_str(), None),
+        };
+        if matches!(name, "--help" | "-h") {
+            return Ok(Mode::Help);
+        }
+        let slot = match name {
+            "--url" => &mut url,
+            "--token" => &mut token,
+            "--concurrency" => &mut concurrency,
+            "--build-dir" => &mut build_dir,
+            "--ca-file" => &mut ca_file,
+            _ => return Err(format!("unknown argument {name:?}")),
+        };
+        let value = value.or_else(|| args.next());
+        let value = value.ok_or_else(|| format!("{name} needs a value"))?;
+        if slot.replace(value).is_some() {
+            return Err(format!("{name} was given twice"));
+        }
+    }
+
+    let Some(url) = url else {
+        let others = [token, concurrency, build_dir, ca_file];
+        return match others.iter().any(Option::is_some) {
+            true => Err("options need --url; without any there is a demo".to_owned()),
+            false => Ok(Mode::Demo),
+        };
+    };
+    let url = text(url, "--url")?;
+    let url = Url::parse(&url).map_err(|error| format!("--url {url:?} is not a URL: {error}"))?;
+    let token = token
+        .or(token_variable)
+        .ok_or_else(|| format!("--url needs a token: set {TOKEN_VARIABLE}, or use --token"))?;
+    let token = text(token, "the token")?;
+    if token.trim().is_empty() {
+        return Err("the token is empty".to_owned());
+    }
+    let concurrency = match concurrency {
+        None => 4,
+        Some(number) => text(number, "--concurrency")?
+            .parse::<NonZeroUsize>()
+            .map_err(|error| format!("--concurrency: {error}"))?
+            .get(),
+    };
+    Ok(Mode::Serve(Serve {
+        url,
+        token: Secret::new(token.trim()),
+        concurrency,
+        build_dir: build_dir.map_or_else(|| PathBuf::from("builds"), PathBuf::from),
+        ca_file: ca_file.map(PathBuf::from),
+    }))
+}
+
+fn text(value: OsString, what: &str) -> Result<String, String> {
+    // The value stays out of the message, as it may be a token.
+    let text = value.into_string();
+    text.map_err(|_| format!("{what} is not UTF-8"))
+}

@@ -1,0 +1,139 @@
+//! What GitLab must have in the end, put together without the crate's own masker, log or checksum.
+
+use std::fmt::Write;
+
+use gitlab_runner::mock::{JobReport, JobStatus};
+
+/// What must be stored of one job.
+pub(crate) struct Expected {
+    pub(crate) status: JobStatus,
+    pub(crate) exit_code: Option<i64>,
+    pub(crate) failure_reason: Option<&'static str>,
+    /// The log, which may depend on how often a line that starts with `tick ` has come.
+    pub(crate) log: Box<dyn Fn(usize) -> Log>,
+}
+
+impl Expected {
+    pub(crate) fn success(log: Log) -> Self {
+        Self {
+            status: JobStatus::Success,
+            exit_code: None,
+            failure_reason: None,
+            log: Box::new(move |_| log.clone()),
+        }
+    }
+
+    /// All differences between this and what GitLab has; none is what we hope for.
+    pub(crate) fn differences(&self, report: &JobReport) -> Vec<String> {
+        let ticks = report
+            .log_text()
+            .lines()
+            .filter(|line| line.starts_with("tick "))
+            .count();
+        let log = (self.log)(ticks).0.into_bytes();
+        let mut found = Vec::new();
+        let mut compare = |what: &str, is: &dyn std::fmt::Debug, should: &dyn std::fmt::Debug| {
+            let (is, should) = (format!("{is:?}"), format!("{should:?}"));
+            if is != should {
+                found.push(format!("{what} is {is}, should be {should}"));
+            }
+        };
+        compare("state", &report.status, &self.status);
+        compare("exit code", &report.exit_code, &self.exit_code);
+        compare(
+            "failure reason",
+            &report.failure_reason.as_deref(),
+            &self.failure_reason,
+        );
+        let checksum = format!("crc32:{:08x}", crc32(&log));
+        compare(
+            "checksum",
+            &report.reported_checksum.as_deref(),
+            &Some(checksum.as_str()),
+        );
+        compare("size", &report.reported_bytesize, &Some(log.len()));
+        compare("number of final updates", &report.final_updates, &1);
+        if report.log != log {
+            found.push(difference(&report.log, &log));
+        }
+        found
+    }
+}
+
+/// The text of a log.
+#[derive(Clone, Default)]
+pub(crate) struct Log(String);
+
+impl Log {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The runner prints a command before it runs: in green.
+    pub(crate) fn command(mut self, command: &str) -> Self {
+        let mut lines = command.lines();
+        let first = lines.next().unwrap_or_default();
+        let more = if lines.next().is_some() {
+            " # collapsed multi-line command"
+        } else {
+            ""
+        };
+        let _ = writeln!(self.0, "\u{1b}[32;1m$ {first}{more}\u{1b}[0;m");
+        self
+    }
+
+    /// What the command prints.
+    pub(crate) fn output(mut self, text: &str) -> Self {
+        self.0.push_str(text);
+        self
+    }
+
+    /// The title of the second part.
+    pub(crate) fn after_script(self) -> Self {
+        self.output("\u{1b}[36;1mRunning after_script\u{1b}[0;m\n")
+    }
+
+    pub(crate) fn succeeded(self) -> Self {
+        self.output("\u{1b}[32;1mJob succeeded\u{1b}[0;m\n")
+    }
+
+    pub(crate) fn failed(self, why: &str) -> Self {
+        self.output(&format!("\u{1b}[31;1mERROR: Job failed: {why}\u{1b}[0;m\n"))
+    }
+
+    pub(crate) fn warning(self, text: &str) -> Self {
+        self.output(&format!("\u{1b}[0;33mWARNING: {text}\u{1b}[0;m\n"))
+    }
+
+    /// Masks the plain way.
+    pub(crate) fn mask(self, secret: &str, mask: &str) -> Self {
+        Self(self.0.replace(secret, mask))
+    }
+}
+
+/// CRC-32 as of IEEE 802.3, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+    !bytes
+        .iter()
+        .fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+}
+
+/// Where the two logs part.
+fn difference(is: &[u8], should: &[u8]) -> String {
+    let at = is
+        .iter()
+        .zip(should)
+        .take_while(|(is, should)| is == should)
+        .count();
+    let from = |log: &[u8]| {
+        let rest = &log[at.min(log.len())..];
+        let text = String::from_utf8_lossy(&rest[..rest.len().min(60)]).into_owned();
+        format!("{text:?} ({} bytes in all)", log.len())
+    };
+    format!(
+        "log parts at byte {at}: is {}, should be {}",
+        from(is),
+        from(should)
+    )
+}

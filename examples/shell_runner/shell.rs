@@ -1,0 +1,167 @@
+//! The handler: what a job is, on this runner.
+
+use std::{
+    env, io,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+};
+
+use gitlab_runner::{CancellableJobHandler, Failure, FailureReason, JobResult, Phase, job::Job};
+use tokio::{fs, io::AsyncWriteExt, process::Command};
+use tokio_util::sync::CancellationToken;
+
+use crate::{environment::Environment, process};
+
+/// Runs the steps of one job with bash, in a directory of the job's own.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    job: Job,
+    /// The job's build directory, without symbolic links in its path.
+    dir: PathBuf,
+    environment: Environment,
+    outcome: Outcome,
+}
+
+/// How the script has ended so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Running,
+    Succeeded,
+    Failed(i32),
+    /// Cancelled, or out of time.
+    Stopped,
+}
+
+impl Shell {
+    /// Makes what all steps of the job need.
+    pub(crate) async fn start(job: Job) -> Result<Self, ()> {
+        match Self::prepare(&job).await {
+            Ok((dir, environment)) => Ok(Self {
+                job,
+                dir,
+                environment,
+                outcome: Outcome::Running,
+            }),
+            Err(error) => {
+                job.trace(format!("The job's directory cannot be prepared: {error}\n"));
+                Err(())
+            }
+        }
+    }
+
+    async fn prepare(job: &Job) -> io::Result<(PathBuf, Environment)> {
+        let dir = fs::canonicalize(job.build_dir()).await?;
+        let (project, temporary) = (dir.join("project"), dir.join("project.tmp"));
+        fs::create_dir(&project).await?;
+        fs::create_dir(&temporary).await?;
+        let environment = Environment::new(job, &project, &temporary);
+        for (path, content) in environment.files() {
+            write_private(path, content).await?;
+        }
+        Ok((dir, environment))
+    }
+
+    /// Runs the lines and gives the exit code.
+    async fn run(&self, script: &[String], cancel: &CancellationToken) -> io::Result<i32> {
+        let file = self.dir.join("step.sh");
+        write_private(&file, &bash_script(script)).await?;
+        let status = match self.outcome {
+            Outcome::Running => "running",
+            Outcome::Succeeded => "success",
+            Outcome::Failed(_) => "failed",
+            Outcome::Stopped => "canceled",
+        };
+        let mut bash = Command::new(find_bash());
+        bash.arg(&file)
+            .current_dir(self.dir.join("project"))
+            .env_clear()
+            .envs(self.environment.variables())
+            .env("CI_JOB_STATUS", status);
+        let ended = process::run(bash, cancel, |output| self.job.trace(output)).await?;
+        let by_signal = || ended.signal().map(|signal| 128 + signal);
+        Ok(ended.code().or_else(by_signal).unwrap_or(1))
+    }
+}
+
+#[async_trait::async_trait]
+impl CancellableJobHandler for Shell {
+    async fn step(
+        &mut self,
+        script: &[String],
+        phase: Phase,
+        cancel_token: &CancellationToken,
+    ) -> JobResult {
+        if phase == Phase::AfterScript {
+            self.job.trace("\x1b[36;1mRunning after_script\x1b[0;m\n");
+        }
+        let code = match self.run(script, cancel_token).await {
+            Ok(code) => code,
+            Err(error) => {
+                let text = format!("Job failed (system failure): bash cannot be run: {error}");
+                self.job.trace(format!("\x1b[31;1mERROR: {text}\x1b[0;m\n"));
+                self.outcome = Outcome::Stopped;
+                return self
+                    .job
+                    .fail(Failure::new(FailureReason::RunnerSystemFailure));
+            }
+        };
+        if phase == Phase::Script && !matches!(self.outcome, Outcome::Failed(_)) {
+            self.outcome = match code {
+                _ if cancel_token.is_cancelled() => Outcome::Stopped,
+                0 => Outcome::Succeeded,
+                _ => Outcome::Failed(code),
+            };
+        }
+        match code {
+            0 => Ok(()),
+            _ => self.job.fail(Failure::exit_code(code)),
+        }
+    }
+
+    async fn cleanup(&mut self) {
+        // Why a job was stopped is in the log already. The directory is removed by the runner.
+        match self.outcome {
+            Outcome::Succeeded => self.job.trace("\x1b[32;1mJob succeeded\x1b[0;m\n"),
+            Outcome::Failed(code) => {
+                let text = format!("Job failed: exit code {code}");
+                self.job.trace(format!("\x1b[31;1mERROR: {text}\x1b[0;m\n"));
+            }
+            Outcome::Running | Outcome::Stopped => {}
+        }
+    }
+}
+
+/// The bash of this program's own `PATH`: that of the job may lead anywhere.
+fn find_bash() -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut candidates = env::split_paths(&path).map(|dir| dir.join("bash"));
+    candidates
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| "bash".into())
+}
+
+/// The lines as one script, that ends with the first of them that fails and prints each before
+/// it runs.
+fn bash_script(lines: &[String]) -> String {
+    let mut script = "set -eo pipefail\n".to_owned();
+    for line in lines {
+        let mut parts = line.lines();
+        let first = parts.next().unwrap_or_default();
+        let more = match parts.next() {
+            Some(_) => " # collapsed multi-line command",
+            None => "",
+        };
+        let title = format!("\x1b[32;1m$ {first}{more}\x1b[0;m").replace('\'', r"'\''");
+        script += &format!("printf '%s\\n' '{title}'\n{line}\n");
+    }
+    script
+}
+
+/// Writes a file that nobody else can read.
+async fn write_private(path: &Path, content: &str) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path).await?;
+    file.write_all(content.as_bytes()).await?;
+    file.flush().await
+}

@@ -1,0 +1,47 @@
+//! Ctrl-C and SIGTERM: first drain, then abort, then go.
+
+use std::io;
+
+use gitlab_runner::RunnerHandle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals that ask this program to end. From `new` on they do not end it by themselves.
+///
+/// Jobs do not get them: each runs in a process group of its own, so Ctrl-C in a terminal reaches
+/// only the runner.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Tells the runner to end, ever more clearly. Returns at the third signal, after which there
+    /// is nothing left but to exit.
+    pub(crate) async fn stop(mut self, runner: RunnerHandle) {
+        let name = self.next().await;
+        eprintln!(
+            "{name}: asking for no more jobs, running ones may finish. Once more to cancel them."
+        );
+        runner.drain();
+        let name = self.next().await;
+        eprintln!("{name}: cancelling the running jobs. Once more to exit at once.");
+        runner.abort();
+        let name = self.next().await;
+        eprintln!("{name}: exiting. GitLab will notice after a while that its jobs are gone.");
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
