@@ -1,4 +1,123 @@
 //! Build your own GitLab CI runner.
+//!
+//! You write one [`JobHandler`]: what to do with a script in your lab, your queue, your cloud. A
+//! [`Runner`] does everything between it and GitLab: it asks for jobs, streams and masks the log,
+//! honours cancels and timeouts, reports the result, and repeats itself until GitLab has heard it.
+//!
+//! ```no_run
+//! use gitlab_runner::{Failure, JobHandler, JobResult, Phase, Runner, job::Job};
+//! use tokio::process::Command;
+//!
+//! struct Shell(Job);
+//!
+//! #[async_trait::async_trait]
+//! impl JobHandler for Shell {
+//!     async fn step(&mut self, script: &[String], _phase: Phase) -> JobResult {
+//!         let mut bash = Command::new("bash");
+//!         bash.arg("-ec").arg(script.join("\n")).kill_on_drop(true);
+//!         let output = bash.output().await.map_err(|error| {
+//!             self.0.trace(format!("bash cannot be run: {error}\n"));
+//!         })?;
+//!         self.0.trace(output.stdout);
+//!         self.0.trace_stderr(output.stderr);
+//!         match output.status.code() {
+//!             Some(0) => Ok(()),
+//!             code => self.0.fail(Failure::exit_code(code.unwrap_or(1))),
+//!         }
+//!     }
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let token = std::env::var("GITLAB_RUNNER_TOKEN")?;
+//! let mut runner = Runner::new("https://gitlab.example.com".parse()?, token, "builds".into());
+//! runner.run(|job| async { Ok(Shell(job)) }, 4).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The example `shell_runner` is this with environment, live output and an end in good order.
+//!
+//! # What a handler may rely on
+//!
+//! * `step` is called for each step of the job that is to run, in GitLab's order, and `cleanup` once
+//!   behind the last, also after a failure, a cancel, a timeout or a panic.
+//! * What it logs reaches GitLab in this order, with every secret of the job masked.
+//! * A cancelled step is dropped where it stands; a [`CancellableJobHandler`] is told and may come
+//!   to an end by itself.
+//! * What goes wrong in one job, up to a panic, ends that job and harms no other.
+//!
+//! # The layers
+//!
+//! | module | what it is | needs |
+//! |---|---|---|
+//! | [`protocol`] | what GitLab and a runner say to each other | nothing |
+//! | [`trace`] | the log of a job: masking, checksum, ranges | nothing |
+//! | [`machine`] | the runner as a pure state machine | nothing |
+//! | [`Runner`], [`job`] | handlers, and the driver between them and the machine | an adapter |
+//! | [`adapter`] | HTTP, time, tasks and files of one runtime | its feature |
+//! | [`mock`] | a simulated GitLab, pure or served on loopback | `mock` |
+//! | [`sim`] | an adapter in virtual time, for tests of handlers | `sim` |
+//!
+//! Features are additive. `default-features = false` leaves the first three rows: a core that knows
+//! no runtime, no HTTP client, no clock and no randomness.
+//!
+//! # Without a runtime
+//!
+//! [`RunnerMachine`](machine::RunnerMachine) is all of the protocol, and a driver of it is a loop:
+//! do what it asks for, tell it what came of that, else wait until its next deadline. Here time is
+//! a number and the server one line that never has a job:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use gitlab_runner::{
+//!     Secret, Time,
+//!     machine::{Input, MachineConfig, Output, RunnerMachine, StopMode},
+//!     protocol::ServerUrl,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = ServerUrl::parse("https://gitlab.example.com")?;
+//! let config = MachineConfig::new(server, Secret::from("glrt-example"), "s_0123456789ab");
+//! let mut machine = RunnerMachine::new(config, 42);
+//! let mut now = Time::ZERO;
+//! let mut paths = Vec::new();
+//!
+//! machine.handle_input(now, Input::SetCapacity(4));
+//! 'driver: loop {
+//!     while let Some(output) = machine.poll_output() {
+//!         match output {
+//!             Output::Send { request, http, .. } => {
+//!                 paths.push(http.uri().path().to_owned());
+//!                 let mut response = http::Response::new(Bytes::new());
+//!                 *response.status_mut() = match http.uri().path() {
+//!                     "/api/v4/jobs/request" => http::StatusCode::NO_CONTENT,
+//!                     _ => http::StatusCode::OK,
+//!                 };
+//!                 machine.handle_input(now, Input::Reply { request, response });
+//!             }
+//!             Output::Stopped(_) => break 'driver,
+//!             // Calls of job handlers and notices for the operator.
+//!             _ => {}
+//!         }
+//!     }
+//!     if paths.len() == 3 {
+//!         machine.handle_input(now, Input::Stop(StopMode::Drain));
+//!     } else if let Some((deadline, _reason)) = machine.poll_timeout() {
+//!         now = deadline;
+//!         machine.handle_input(now, Input::Timeout);
+//!     }
+//! }
+//! assert_eq!(paths, [
+//!     "/api/v4/runners/verify",
+//!     "/api/v4/jobs/request",
+//!     "/api/v4/jobs/request",
+//! ]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The example `machine_by_hand` runs a whole job like that.
 
 pub mod ids;
 pub mod machine;
@@ -47,3 +166,8 @@ pub use ::tracing;
 pub mod __private {
     pub use crate::handler::{in_job, output_line};
 }
+
+/// The programs of the README, so that they are compiled.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

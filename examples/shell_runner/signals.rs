@@ -27,13 +27,13 @@ impl Signals {
     /// is nothing left but to exit.
     pub(crate) async fn stop(mut self, runner: RunnerHandle) {
         let name = self.next().await;
+        runner.drain();
         eprintln!(
             "{name}: asking for no more jobs, running ones may finish. Once more to cancel them."
         );
-        runner.drain();
         let name = self.next().await;
-        eprintln!("{name}: cancelling the running jobs. Once more to exit at once.");
         runner.abort();
+        eprintln!("{name}: cancelling the running jobs. Once more to exit at once.");
         let name = self.next().await;
         eprintln!("{name}: exiting. GitLab will notice after a while that its jobs are gone.");
     }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     ops::Range,
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -14,7 +14,6 @@ use futures::{StreamExt, stream};
 use crate::{
     adapter::Body,
     ids::JobId,
-    runner::Inbox,
     sync::lock,
     trace::{TraceMark, TraceSpool},
 };
@@ -25,7 +24,8 @@ pub(crate) struct JobLog {
     /// Whether the driver knows that it grows.
     awake: AtomicBool,
     inner: Mutex<Inner>,
-    inbox: Arc<Inbox>,
+    /// Tells the driver, if it does not know, that there are new bytes.
+    grew: Box<dyn Fn() + Send + Sync>,
 }
 
 enum Inner {
@@ -52,12 +52,12 @@ pub(crate) enum Colour {
 }
 
 impl JobLog {
-    pub(crate) fn new(job: JobId, inbox: Arc<Inbox>) -> Self {
+    pub(crate) fn new(job: JobId, grew: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             job,
             awake: AtomicBool::new(false),
             inner: Mutex::new(Inner::Early(Vec::new())),
-            inbox,
+            grew: Box::new(grew),
         }
     }
 
@@ -190,7 +190,7 @@ impl JobLog {
             }
         }
         if self.wake() {
-            self.inbox.log_grew(self.job);
+            (self.grew)();
         }
     }
 }

@@ -289,7 +289,8 @@ impl Driver {
             };
             return self.inbox.job(job, input);
         };
-        let log = Arc::new(JobLog::new(job, Arc::clone(&self.inbox)));
+        let inbox = Arc::clone(&self.inbox);
+        let log = Arc::new(JobLog::new(job, move || inbox.push(Message::LogGrew(job))));
         let (orders, received) = mpsc::unbounded();
         let forced = CancellationToken::new();
         let entry = JobEntry {

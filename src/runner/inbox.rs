@@ -19,7 +19,7 @@ use crate::{
 /// Messages from everywhere to the one driver. There is one outstanding answer for each request and
 /// each job, so it holds no more than a few messages for each.
 #[derive(Default)]
-pub(crate) struct Inbox {
+pub(super) struct Inbox {
     state: Mutex<State>,
     driver: AtomicWaker,
 }
@@ -89,10 +89,6 @@ impl Inbox {
 
     pub(super) fn job(&self, job: JobId, input: JobInput) {
         self.push(Message::Input(Input::Job { job, input }));
-    }
-
-    pub(crate) fn log_grew(&self, job: JobId) {
-        self.push(Message::LogGrew(job));
     }
 
     /// Swaps all messages into `into`, which is empty.

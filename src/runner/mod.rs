@@ -17,10 +17,9 @@ use futures::channel::oneshot;
 use url::Url;
 
 pub use self::builder::RunnerBuilder;
-pub(crate) use self::inbox::Inbox;
 use self::{
     driver::Driver,
-    inbox::{Message, RequestCall, RunCall, Waiter},
+    inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
     process::{Process, erase},
     settings::Settings,
     shared::{Access, Shared},

@@ -1,0 +1,145 @@
+//! Who may know whom. The layers are in the documentation of the crate; this keeps them apart.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each part of the crate, and the parts of the crate that it may use besides itself. No part uses
+/// one further down, so there is no circle.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("src/ids.rs", &[]),
+    ("src/secret.rs", &[]),
+    ("src/time.rs", &[]),
+    ("src/transport.rs", &[]),
+    ("src/sync.rs", &[]),
+    ("src/protocol", &["ids", "secret", "time"]),
+    ("src/trace", &[]),
+    (
+        "src/machine",
+        &["ids", "protocol", "secret", "time", "trace", "transport"],
+    ),
+    ("src/mock", &["ids", "secret", "time"]),
+    ("src/error.rs", &["machine"]),
+    ("src/adapter", &["time", "transport"]),
+    ("adapters/hyper_common.rs", &["adapter"]),
+    ("adapters/tokio_hyper.rs", &["adapter", "time"]),
+    ("adapters/sim", &["adapter", "mock", "time"]),
+    (
+        "src/handler",
+        &["adapter", "ids", "protocol", "sync", "time", "trace"],
+    ),
+    (
+        "src/runner",
+        &[
+            "adapter", "error", "handler", "ids", "machine", "protocol", "secret", "sync", "time",
+            "trace",
+        ],
+    ),
+];
+
+#[test]
+fn no_part_uses_a_part_of_a_higher_layer() {
+    let parts: BTreeSet<PathBuf> = LAYERS.iter().map(|(part, _)| PathBuf::from(part)).collect();
+    let mut files = Vec::new();
+    collect(Path::new("src"), &mut files);
+    collect(Path::new("adapters"), &mut files);
+    files.retain(|file| file != Path::new("src/lib.rs"));
+    assert!(files.len() > 60, "{files:?}");
+
+    for file in files {
+        let owner = file.ancestors().find(|path| parts.contains(*path));
+        let owner = owner.unwrap_or_else(|| panic!("{} is in no layer", file.display()));
+        let (_, may_use) = LAYERS
+            .iter()
+            .find(|(part, _)| Path::new(part) == owner)
+            .unwrap();
+        let own = owner.file_stem().unwrap().to_str().unwrap();
+        for name in used(&fs::read_to_string(&file).unwrap()) {
+            assert!(
+                name == own || may_use.contains(&name.as_str()),
+                "{} uses crate::{name}",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_layers_have_no_circle() {
+    let mut above: BTreeSet<&str> = BTreeSet::new();
+    for (part, may_use) in LAYERS {
+        for name in *may_use {
+            assert!(above.contains(name), "{part} comes before {name}");
+        }
+        above.insert(Path::new(part).file_stem().unwrap().to_str().unwrap());
+    }
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The modules behind every `crate::` of a file: `crate::a::B` and `crate::{a::B, c}`.
+fn used(source: &str) -> BTreeSet<String> {
+    let code: Vec<&str> = source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
+    let code = code.join("\n");
+    let mut names = BTreeSet::new();
+    for (at, path) in code.match_indices("crate::") {
+        // `$crate::` stands in macros, which are at home wherever they are used.
+        if code[..at].ends_with('$') {
+            continue;
+        }
+        let rest = &code[at + path.len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            names.extend(top_level(list));
+        } else {
+            names.insert(home(rest));
+        }
+    }
+    names
+}
+
+/// The first name of each item of a list in braces.
+fn top_level(list: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut names = Vec::new();
+    let mut start = true;
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => start = true,
+            c if start && !c.is_whitespace() => {
+                names.push(home(&list[at..]));
+                start = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// The module that the first name of a path is, or comes from.
+fn home(path: &str) -> String {
+    let end = path.find(|c: char| c != '_' && !c.is_alphanumeric());
+    match &path[..end.unwrap_or(path.len())] {
+        "Time" | "WallTime" => "time".to_owned(),
+        "JobId" | "RequestId" => "ids".to_owned(),
+        "Secret" => "secret".to_owned(),
+        name => name.to_owned(),
+    }
+}
