@@ -147,8 +147,10 @@ mod sync;
 pub use error::{RunError, RunErrorKind};
 #[cfg(feature = "runner")]
 pub use handler::{
-    CancellableJobHandler, JobHandler, JobResult, NoFiles, Phase, UploadableFile, job,
+    CancellableJobHandler, JobHandler, JobResult, JobRunList, NoFiles, Phase, UploadableFile, job,
 };
+#[cfg(all(feature = "runner", feature = "tracing"))]
+pub use handler::{GitlabFilter, GitlabLayer};
 pub use ids::{JobId, RequestId};
 pub use protocol::{Failure, FailureReason};
 #[cfg(feature = "runner")]
@@ -165,6 +167,8 @@ pub use ::tracing;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::handler::{in_job, output_line};
+    #[cfg(feature = "tracing")]
+    pub use crate::handler::{stray_line_begins, stray_line_ends};
 }
 
 /// The programs of the README, so that they are compiled.

@@ -61,6 +61,12 @@ impl JobLog {
         }
     }
 
+    /// Whose log it is.
+    #[cfg(feature = "tracing")]
+    pub(super) fn job(&self) -> JobId {
+        self.job
+    }
+
     /// Lets writing begin.
     pub(crate) fn open(&self, spool: TraceSpool) {
         let mut inner = lock(&self.inner);

@@ -2,6 +2,9 @@
 
 mod files;
 pub mod job;
+mod jobs;
+#[cfg(feature = "tracing")]
+mod layer;
 mod log;
 mod scope;
 
@@ -12,8 +15,14 @@ use futures::future::{Either, select};
 use tokio_util::sync::CancellationToken;
 
 pub use self::files::{NoFiles, UploadableFile};
+pub use self::jobs::JobRunList;
+#[cfg(feature = "tracing")]
+pub use self::layer::{GitlabFilter, GitlabLayer};
 #[doc(hidden)]
 pub use self::scope::{in_job, output_line};
+#[cfg(feature = "tracing")]
+#[doc(hidden)]
+pub use self::scope::{stray_line_begins, stray_line_ends};
 pub(crate) use self::{
     job::{Job, JobState},
     log::{Colour, JobLog},

@@ -13,11 +13,20 @@ use std::{
     task::{self, Poll},
 };
 
+#[cfg(feature = "tracing")]
+use std::sync::{
+    Weak,
+    atomic::{AtomicU64, Ordering},
+};
+
 use super::log::JobLog;
 use crate::ids::JobId;
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<JobLog>>> = const { RefCell::new(None) };
+    /// Whether a layer has found a job for the line that is an event just now.
+    #[cfg(feature = "tracing")]
+    static TAKEN: Cell<bool> = const { Cell::new(false) };
     /// Lines are put together here, so that there is no allocation for each of them.
     static LINE: Cell<String> = const { Cell::new(String::new()) };
 }
@@ -69,9 +78,11 @@ macro_rules! outputln {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __output_event {
-    ($($format:tt)+) => {
-        $crate::tracing::trace!(gitlab.output = true, $($format)+)
-    };
+    ($($format:tt)+) => {{
+        $crate::__private::stray_line_begins();
+        $crate::tracing::trace!(gitlab.output = true, $($format)+);
+        $crate::__private::stray_line_ends();
+    }};
 }
 
 /// Without events there is nowhere to go.
@@ -82,6 +93,45 @@ macro_rules! __output_event {
     ($($format:tt)+) => {{
         let _ = ::core::format_args!($($format)+);
     }};
+}
+
+/// The log of `job` if the calling code runs on its behalf.
+#[cfg(feature = "tracing")]
+pub(super) fn current_log(job: JobId) -> Option<Weak<JobLog>> {
+    let current = CURRENT.try_with(|current| current.borrow().as_ref().map(Arc::downgrade));
+    let log = current.ok().flatten()?;
+    (log.upgrade()?.job() == job).then_some(log)
+}
+
+/// A line that knows no job is about to be made an event.
+#[cfg(feature = "tracing")]
+#[doc(hidden)]
+pub fn stray_line_begins() {
+    TAKEN.set(false);
+}
+
+/// A layer found the job of the line.
+#[cfg(feature = "tracing")]
+pub(super) fn line_was_taken() {
+    let _ = TAKEN.try_with(|taken| taken.set(true));
+}
+
+/// Says once in a while that lines get lost, for otherwise there would be no sign of it.
+#[cfg(feature = "tracing")]
+#[doc(hidden)]
+pub fn stray_line_ends() {
+    static LOST: AtomicU64 = AtomicU64::new(0);
+    if TAKEN.get() {
+        return;
+    }
+    let lost = LOST.fetch_add(1, Ordering::Relaxed) + 1;
+    if lost.is_power_of_two() {
+        tracing::warn!(
+            lost,
+            "outputln! was called where no job is known, and no GitlabLayer took the line; use \
+             Job::in_scope, Job::spawn or Job::trace"
+        );
+    }
 }
 
 /// Whether the calling code runs on behalf of a job.
@@ -123,15 +173,15 @@ pub(crate) struct Scope {
 impl Scope {
     /// The scope of `job`, below the context in which its runner was started.
     pub(crate) fn new(job: JobId, log: Arc<JobLog>, context: &Context) -> Self {
-        Self {
-            log,
-            context: context.of_job(job),
-        }
+        // The layer of this crate finds the log when the span is made.
+        let _entered = Entered::new(&log);
+        let context = context.of_job(job);
+        Self { log, context }
     }
 
     /// Runs `work` on behalf of the job.
     pub(crate) fn run<R>(&self, work: impl FnOnce() -> R) -> R {
-        let _entered = Entered(CURRENT.replace(Some(Arc::clone(&self.log))));
+        let _entered = Entered::new(&self.log);
         self.context.run(work)
     }
 
@@ -146,6 +196,12 @@ impl Scope {
 
 /// Puts back what was current before, also after a panic.
 struct Entered(Option<Arc<JobLog>>);
+
+impl Entered {
+    fn new(log: &Arc<JobLog>) -> Self {
+        Self(CURRENT.replace(Some(Arc::clone(log))))
+    }
+}
 
 impl Drop for Entered {
     fn drop(&mut self) {

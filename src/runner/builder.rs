@@ -7,6 +7,7 @@ use url::Url;
 use super::{Runner, settings::Settings};
 use crate::{
     adapter::Adapter,
+    handler::JobRunList,
     machine::MachineConfig,
     protocol::{Info, RunnerFeatures},
     secret::Secret,
@@ -23,6 +24,17 @@ pub struct RunnerBuilder {
 }
 
 impl RunnerBuilder {
+    /// The same as [`Runner::builder`], with the list of jobs that came with a
+    /// [`GitlabLayer`](crate::GitlabLayer).
+    pub fn new(
+        server: Url,
+        token: impl Into<String>,
+        build_dir: impl Into<PathBuf>,
+        jobs: JobRunList,
+    ) -> Self {
+        Self::from_parts(server, token.into(), build_dir.into()).jobs(jobs)
+    }
+
     pub(super) fn from_parts(server: Url, token: String, build_dir: PathBuf) -> Self {
         let mut seed = [0; 8];
         // Without entropy, jitter is the same for all: a pity, but no reason not to run.
@@ -38,6 +50,7 @@ impl RunnerBuilder {
                 user_agent: None,
                 verify: true,
                 commit: true,
+                jobs: JobRunList::default(),
                 trace_limit: DEFAULT_TRACE_LIMIT,
                 seed: u64::from_le_bytes(seed),
                 tune: Vec::new(),
@@ -96,6 +109,12 @@ impl RunnerBuilder {
     /// costs one request for each job, and a job that was lost on its way is run elsewhere.
     pub fn two_phase_commit(mut self, commit: bool) -> Self {
         self.settings.commit = commit;
+        self
+    }
+
+    /// Enters the jobs of this runner into a list that others look at.
+    pub fn jobs(mut self, jobs: JobRunList) -> Self {
+        self.settings.jobs = jobs;
         self
     }
 

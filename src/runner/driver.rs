@@ -23,6 +23,7 @@ use super::{
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
     notice,
     process::{Make, Process},
+    settings::Settings,
     shared::Shared,
     task::{self, Order, Task},
 };
@@ -30,7 +31,7 @@ use crate::{
     Time,
     adapter::{Adapter, Body},
     error::RunError,
-    handler::{Context, JobLog},
+    handler::{Context, JobLog, JobRunList},
     ids::{JobId, RequestId},
     machine::{
         CancelMode, Input, JobInput, JobOutput, Output, PollOutcome, ReplyBody, RequestBody,
@@ -46,6 +47,7 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     machine: RunnerMachine,
+    run_list: JobRunList,
     options: task::Options,
     now: Time,
     jobs: BTreeMap<JobId, JobEntry>,
@@ -80,20 +82,21 @@ impl Driver {
         inbox: Arc<Inbox>,
         machine: RunnerMachine,
         build_dir: PathBuf,
-        trace_limit: u64,
+        settings: &Settings,
     ) -> Self {
         let now = adapter.now();
         let options = task::Options {
             adapter: Arc::clone(&adapter),
             inbox: Arc::clone(&inbox),
             build_dir,
-            trace_limit,
+            trace_limit: settings.trace_limit,
         };
         Self {
             adapter,
             shared,
             inbox,
             machine,
+            run_list: settings.jobs.clone(),
             options,
             now,
             jobs: BTreeMap::new(),
@@ -300,6 +303,7 @@ impl Driver {
             forced: forced.clone(),
             told: TraceMark::default(),
         };
+        self.run_list.insert(job, &log);
         self.jobs.insert(job, entry);
         let task = Task::new(&self.options, payload, process, log, received, forced);
         self.adapter.spawn(Box::pin(task.run()));
@@ -349,6 +353,7 @@ impl Driver {
             }
             JobOutput::Done => {
                 if let Some(entry) = self.jobs.remove(&job) {
+                    self.run_list.remove(job, &entry.log);
                     entry.log.close();
                 }
             }
@@ -411,6 +416,9 @@ impl Drop for Driver {
     fn drop(&mut self) {
         for abort in self.requests.values() {
             abort.abort();
+        }
+        for (job, entry) in &self.jobs {
+            self.run_list.remove(*job, &entry.log);
         }
         self.shared.driver_ended(&self.inbox, self.stopped);
     }

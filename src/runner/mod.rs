@@ -60,6 +60,22 @@ impl Runner {
         Self::builder(server, token, build_dir).into_runner()
     }
 
+    /// A runner, and a layer that lets events of `tracing` reach the logs of its jobs. Installs
+    /// nothing: put the layer into a subscriber.
+    #[cfg(all(feature = "tokio", feature = "tracing"))]
+    pub fn new_with_layer(
+        server: Url,
+        token: String,
+        build_dir: PathBuf,
+    ) -> (Self, crate::handler::GitlabLayer) {
+        let jobs = crate::handler::JobRunList::default();
+        let builder = Self::builder(server, token, build_dir).jobs(jobs.clone());
+        (
+            builder.into_runner(),
+            crate::handler::GitlabLayer::for_jobs(jobs),
+        )
+    }
+
     /// A runner on an adapter of your own, or on one that several runners share.
     pub fn with_adapter(
         server: Url,
@@ -228,7 +244,7 @@ impl Runner {
             Arc::clone(&inbox),
             machine,
             build_dir,
-            self.settings.trace_limit,
+            &self.settings,
         );
         adapter.spawn(Box::pin(driver.drive(context.clone())));
         Ok(Some(inbox))

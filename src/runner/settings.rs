@@ -13,7 +13,7 @@ use super::{system_id, task::unblock};
 use crate::{
     adapter::Adapter,
     error::{RunError, RunErrorKind},
-    handler::Context,
+    handler::{Context, JobRunList},
     machine::MachineConfig,
     protocol::{Info, ServerUrl},
     secret::Secret,
@@ -35,6 +35,7 @@ pub(super) struct Settings {
     pub(super) user_agent: Option<String>,
     pub(super) verify: bool,
     pub(super) commit: bool,
+    pub(super) jobs: JobRunList,
     /// In bytes.
     pub(super) trace_limit: u64,
     pub(super) seed: u64,
