@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
-    header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderName, LOCATION, USER_AGENT},
+    HeaderValue, Method, Request, Response, Uri,
+    header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, LOCATION, USER_AGENT},
 };
 
 use super::{
@@ -28,6 +28,8 @@ use crate::{
 const JOB_LIMIT: usize = 32 << 20;
 /// Of any other reply only the head and a short message count.
 const MESSAGE_LIMIT: usize = 16 << 10;
+/// Room for all headers of a request, so that the map is made once.
+const HEADERS: usize = 6;
 
 /// Handed to every reaction of a sub-machine.
 #[derive(Debug)]
@@ -41,11 +43,38 @@ pub(super) struct Core {
     /// answers come in order.
     pub(super) unresolved: usize,
     next_request: u64,
+    user_agent: Option<HeaderValue>,
+}
+
+/// Where calls about one job go and who makes them. Put together once, since there are many.
+#[derive(Debug)]
+pub(super) struct JobCalls {
+    pub(super) job: JobId,
+    pub(super) token: Secret,
+    header: Option<HeaderValue>,
+    update: Uri,
+    trace: Uri,
+}
+
+impl JobCalls {
+    /// `debug_trace`: whether GitLab shall restrict who may read the log; counts on the first patch
+    /// only.
+    pub(super) fn new(core: &Core, job: JobId, token: Secret, debug_trace: bool) -> Self {
+        let server = &core.config.server;
+        Self {
+            job,
+            header: token_header(&token),
+            token,
+            update: server.endpoint(&format!("jobs/{job}")),
+            trace: server.endpoint(&format!("jobs/{job}/trace?debug_trace={debug_trace}")),
+        }
+    }
 }
 
 impl Core {
     pub(super) fn new(config: MachineConfig, seed: u64) -> Self {
         Self {
+            user_agent: HeaderValue::from_str(&config.user_agent).ok(),
             config,
             now: Time::ZERO,
             rng: Rng::new(seed),
@@ -59,11 +88,14 @@ impl Core {
     /// Sends a call of the runner API. Its token stands in the body and, as the official runner
     /// does it, once more in a header.
     pub(super) fn send_runner_call(&mut self, path: &str, body: Vec<u8>, job: bool) -> RequestId {
-        let mut http = self.request(Method::POST, path, RequestBody::Bytes(body.into()));
+        let uri = self.config.server.endpoint(path);
+        let mut http = self.request(Method::POST, uri, RequestBody::Bytes(body.into()));
         let headers = http.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        insert_token(headers, headers::RUNNER_TOKEN, &self.config.token);
+        if let Some(token) = token_header(&self.config.token) {
+            headers.insert(headers::RUNNER_TOKEN, token);
+        }
         let (limit, timeout) = if job {
             (JOB_LIMIT, self.config.job_request_timeout)
         } else {
@@ -73,59 +105,50 @@ impl Core {
     }
 
     /// Tells GitLab about the state of a job.
-    pub(super) fn send_update(&mut self, job: JobId, token: &Secret, body: Vec<u8>) -> RequestId {
-        let path = format!("jobs/{job}");
-        let mut http = self.request(Method::PUT, &path, RequestBody::Bytes(body.into()));
+    pub(super) fn send_update(&mut self, calls: &JobCalls, body: Vec<u8>) -> RequestId {
+        let body = RequestBody::Bytes(body.into());
+        let mut http = self.request(Method::PUT, calls.update.clone(), body);
         http.headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send_job_call(job, token, http)
+        self.send_job_call(calls, http)
     }
 
     /// Sends the part of a job's log that begins at `start`.
     pub(super) fn send_patch(
         &mut self,
-        job: JobId,
-        token: &Secret,
-        debug_trace: bool,
+        calls: &JobCalls,
         start: u64,
         body: RequestBody,
     ) -> RequestId {
-        let path = format!("jobs/{job}/trace?debug_trace={debug_trace}");
         let range = headers::content_range(start, body.len());
-        let mut http = self.request(Method::PATCH, &path, body);
+        let mut http = self.request(Method::PATCH, calls.trace.clone(), body);
         http.headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         http.headers_mut().insert(CONTENT_RANGE, range);
-        self.send_job_call(job, token, http)
+        self.send_job_call(calls, http)
     }
 
-    fn send_job_call(
-        &mut self,
-        job: JobId,
-        token: &Secret,
-        mut http: Request<RequestBody>,
-    ) -> RequestId {
-        insert_token(http.headers_mut(), headers::JOB_TOKEN, token);
+    fn send_job_call(&mut self, calls: &JobCalls, mut http: Request<RequestBody>) -> RequestId {
+        if let Some(token) = &calls.header {
+            http.headers_mut().insert(headers::JOB_TOKEN, token.clone());
+        }
         self.send(
-            Owner::Job(job),
+            Owner::Job(calls.job),
             http,
             MESSAGE_LIMIT,
             self.config.request_timeout,
         )
     }
 
-    fn request(&mut self, method: Method, path: &str, body: RequestBody) -> Request<RequestBody> {
+    fn request(&mut self, method: Method, uri: Uri, body: RequestBody) -> Request<RequestBody> {
         let mut http = Request::new(body);
         *http.method_mut() = method;
-        *http.uri_mut() = self.config.server.endpoint(path);
-        let id = format!("{:016x}{:016x}", self.rng.next(), self.rng.next());
-        for (name, value) in [
-            (headers::X_REQUEST_ID, id.as_str()),
-            (USER_AGENT, &self.config.user_agent),
-        ] {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                http.headers_mut().insert(name, value);
-            }
+        *http.uri_mut() = uri;
+        let headers = http.headers_mut();
+        headers.reserve(HEADERS);
+        headers.insert(headers::X_REQUEST_ID, request_id(&mut self.rng));
+        if let Some(user_agent) = &self.user_agent {
+            headers.insert(USER_AGENT, user_agent.clone());
         }
         http
     }
@@ -179,11 +202,20 @@ impl Core {
 
 /// A header value that cannot be sent (a token with a line end) is left out: the server then says
 /// that it is missing, which is better than no request at all.
-fn insert_token(headers: &mut HeaderMap, name: HeaderName, token: &Secret) {
-    if let Ok(mut value) = HeaderValue::from_str(token.expose()) {
-        value.set_sensitive(true);
-        headers.insert(name, value);
-    }
+fn token_header(token: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(token.expose()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// 32 hex digits.
+fn request_id(rng: &mut Rng) -> HeaderValue {
+    let bits = u128::from(rng.next()) << 64 | u128::from(rng.next());
+    let digits: [u8; 32] = std::array::from_fn(|at| {
+        let digit = bits >> (124 - 4 * at) & 0xf;
+        b"0123456789abcdef"[digit as usize]
+    });
+    HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// What a reply that is not a success says, without the token if the server should echo it.

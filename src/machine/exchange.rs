@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 
 use super::{
     backoff::{Backoff, Setback},
-    core::{Core, trouble},
+    core::{Core, JobCalls, trouble},
     output::{Doing, Notice, Trouble},
     timers::Reason,
     wire::{Rewind, TraceWire},
@@ -36,10 +36,7 @@ const MISSING_TIME: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Exchange {
-    job: JobId,
-    token: Secret,
-    /// Whether GitLab shall restrict who may read the log; counts on the first patch only.
-    debug_trace: bool,
+    calls: JobCalls,
     /// Failure reasons that this GitLab knows.
     known_reasons: Vec<String>,
     wire: TraceWire,
@@ -138,9 +135,7 @@ impl Exchange {
             Stage::Running
         };
         Self {
-            job,
-            token,
-            debug_trace,
+            calls: JobCalls::new(core, job, token, debug_trace),
             known_reasons,
             wire: TraceWire::new(core.now, config.trace_interval, config.patch_limit),
             stage,
@@ -228,7 +223,10 @@ impl Exchange {
                 if self.wire.has_unsent() && !*single && now >= *flush_until {
                     self.wire.reject();
                     let why = "it could not be sent in time".to_owned();
-                    core.notice(Notice::TraceRejected { job: self.job, why });
+                    core.notice(Notice::TraceRejected {
+                        job: self.calls.job,
+                        why,
+                    });
                 }
                 if self.wire.has_unsent() && !*single {
                     self.patch(core);
@@ -272,7 +270,7 @@ impl Exchange {
 
     fn put(&mut self, core: &mut Core, call: Call) {
         let whole = self.wire.summary();
-        let running = |trace| update_body(&self.token, JobState::Running, None, trace);
+        let running = |trace| update_body(&self.calls.token, JobState::Running, None, trace);
         let body = match (&call, &self.stage) {
             (
                 Call::Final,
@@ -282,18 +280,18 @@ impl Exchange {
                 },
             ) => running(None),
             (Call::Final, Stage::Finishing { state, failure, .. }) => {
-                update_body(&self.token, *state, failure.as_ref(), Some(whole))
+                update_body(&self.calls.token, *state, failure.as_ref(), Some(whole))
             }
             (Call::Commit, _) => running(None),
             _ => running(Some(whole)),
         };
-        let request = core.send_update(self.job, &self.token, body);
+        let request = core.send_update(&self.calls, body);
         self.in_flight = Some((request, call));
     }
 
     fn patch(&mut self, core: &mut Core) {
-        let (range, body) = self.wire.next_patch(self.job);
-        let request = core.send_patch(self.job, &self.token, self.debug_trace, range.start, body);
+        let (range, body) = self.wire.next_patch(self.calls.job);
+        let request = core.send_patch(&self.calls, range.start, body);
         self.in_flight = Some((request, Call::Patch(range)));
     }
 
@@ -395,7 +393,10 @@ impl Exchange {
                         let why = format!(
                             "GitLab has {stored} bytes of it, more than this runner ever sent"
                         );
-                        core.notice(Notice::TraceRejected { job: self.job, why });
+                        core.notice(Notice::TraceRejected {
+                            job: self.calls.job,
+                            why,
+                        });
                         News::Nothing
                     }
                 }
@@ -407,7 +408,10 @@ impl Exchange {
             StatusCode::BAD_REQUEST => {
                 self.wire.reject();
                 let why = self.word(response, None);
-                core.notice(Notice::TraceRejected { job: self.job, why });
+                core.notice(Notice::TraceRejected {
+                    job: self.calls.job,
+                    why,
+                });
                 News::Nothing
             }
             StatusCode::NOT_FOUND if self.is_missing(core) => {
@@ -416,7 +420,10 @@ impl Exchange {
                     return News::Ended(why);
                 }
                 self.wire.reject();
-                core.notice(Notice::TraceRejected { job: self.job, why });
+                core.notice(Notice::TraceRejected {
+                    job: self.calls.job,
+                    why,
+                });
                 News::Nothing
             }
             StatusCode::NOT_FOUND => {
@@ -516,7 +523,7 @@ impl Exchange {
 
     fn trouble(&mut self, core: &mut Core, call: &Call, response: &Response<Bytes>) -> News {
         let wait = core.wait_after(&mut self.backoff, response);
-        let trouble = trouble(response, &self.token);
+        let trouble = trouble(response, &self.calls.token);
         self.again(core, call, trouble, wait)
     }
 
@@ -525,7 +532,7 @@ impl Exchange {
             return News::NotReported(trouble.to_string());
         }
         self.hold_until = core.now + wait;
-        let (job, doing) = (self.job, call.doing());
+        let (job, doing) = (self.calls.job, call.doing());
         core.notice(Notice::JobTrouble {
             job,
             doing,
@@ -537,7 +544,7 @@ impl Exchange {
 
     /// What GitLab said, for people.
     fn word(&self, response: &Response<Bytes>, job_status: Option<JobStatus>) -> String {
-        let said = trouble(response, &self.token).to_string();
+        let said = trouble(response, &self.calls.token).to_string();
         match job_status {
             Some(status) => format!("{said} (the job is {status} there)"),
             None => said,

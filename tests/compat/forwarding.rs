@@ -62,9 +62,12 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        // Always: only this makes the filter forget that it refused the event, which it would
+        // otherwise think of the next one.
+        self.0.on_event(event, context.clone());
         let metadata = event.metadata();
         if metadata.target() != TARGET {
-            return self.0.on_event(event, context);
+            return;
         }
         // It has no field that the filter lets pass.
         assert!(!self.0.filter().enabled(metadata, &context));
