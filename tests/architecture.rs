@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("src/mock", &["ids", "secret", "time"]),
     ("src/error.rs", &["machine"]),
-    ("src/adapter", &["time", "transport"]),
+    ("src/adapter", &["sync", "time", "transport"]),
     ("adapters/hyper_common.rs", &["adapter"]),
     ("adapters/tokio_hyper.rs", &["adapter", "time"]),
     ("adapters/sim", &["adapter", "mock", "time"]),

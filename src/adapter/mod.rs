@@ -3,13 +3,18 @@
 //! An [`Adapter`] has five methods. It never retries, never follows a redirect, never decompresses:
 //! one request, one reply. Every decision is the machine's.
 
-use std::{error::Error, fmt, io, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt, io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
 
-use crate::Time;
 pub use crate::transport::{TransportError, TransportErrorKind};
+use crate::{Time, sync::lock};
 
 #[cfg(feature = "tokio")]
 #[path = "../../adapters/hyper_common.rs"]
@@ -52,6 +57,20 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
         &self,
         request: http::Request<Body>,
     ) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>>;
+}
+
+/// Runs `work` where it holds up no task.
+/// `None` if it was lost with the runtime.
+pub(crate) async fn unblock<T: Send + 'static>(
+    adapter: &dyn Adapter,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let slot = Arc::new(Mutex::new(None));
+    let filled = Arc::clone(&slot);
+    adapter
+        .unblock(Box::new(move || *lock(&filled) = Some(work())))
+        .await;
+    std::mem::take(&mut *lock(&slot))
 }
 
 /// The body of a request or of a reply.

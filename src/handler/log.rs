@@ -1,18 +1,21 @@
 //! The log of one job: its spool behind a lock, and a word to the driver when it grows.
 
 use std::{
-    fmt,
+    fmt, io,
     ops::Range,
+    path::Path,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+use super::spill::SpillFile;
 use crate::{
-    adapter::Body,
+    adapter::{Adapter, Body},
     ids::JobId,
     sync::lock,
     trace::{TraceMark, TraceSpool},
@@ -24,9 +27,26 @@ pub(crate) struct JobLog {
     /// Whether the driver knows that it grows.
     awake: AtomicBool,
     inner: Mutex<Inner>,
-    /// Tells the driver, if it does not know, that there are new bytes.
-    grew: Box<dyn Fn() + Send + Sync>,
+    /// What is no longer in memory.
+    spilled: Mutex<Option<Arc<SpillFile>>>,
+    /// Whether older bytes are about to be stored, or could not be.
+    spilling: AtomicBool,
+    tell: Box<dyn Fn(LogNews) + Send + Sync>,
 }
+
+/// What the driver is told of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogNews {
+    /// There are new bytes, and it did not know that the log grows.
+    Grew,
+    /// Much of it is in memory: [`JobLog::spill`] is to be called where blocking is allowed.
+    Swelled,
+}
+
+/// So much of a log stays in memory.
+const HOT: u64 = 1 << 20;
+/// Older bytes are stored in pieces of about this size.
+const SPILL_SIZE: u64 = 512 << 10;
 
 enum Inner {
     /// There is no spool yet: lines of the runner that came too early.
@@ -52,12 +72,14 @@ pub(crate) enum Colour {
 }
 
 impl JobLog {
-    pub(crate) fn new(job: JobId, grew: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(job: JobId, tell: impl Fn(LogNews) + Send + Sync + 'static) -> Self {
         Self {
             job,
             awake: AtomicBool::new(false),
             inner: Mutex::new(Inner::Early(Vec::new())),
-            grew: Box::new(grew),
+            spilled: Mutex::default(),
+            spilling: AtomicBool::new(false),
+            tell: Box::new(tell),
         }
     }
 
@@ -149,23 +171,73 @@ impl JobLog {
     pub(crate) fn close(&self) {
         let mark = self.finish();
         *lock(&self.inner) = Inner::Closed(mark);
+        *lock(&self.spilled) = None;
     }
 
-    /// These bytes of the log, without copying them; `None` if they are not there.
-    pub(crate) fn body(&self, range: Range<u64>) -> Option<Body> {
+    /// These bytes of the log; `None` if they are not there.
+    pub(crate) fn body(&self, range: Range<u64>, adapter: &Arc<dyn Adapter>) -> Option<Body> {
         let len = range.end.checked_sub(range.start)?;
-        let mut chunks = match &mut *lock(&self.inner) {
-            Inner::Open { spool, .. } | Inner::Finished { spool, .. } => spool.read(range)?,
+        let (stored, mut chunks) = match &mut *lock(&self.inner) {
+            Inner::Open { spool, .. } | Inner::Finished { spool, .. } => {
+                let from = spool.start().clamp(range.start, range.end);
+                (range.start..from, spool.read(from..range.end)?)
+            }
             Inner::Early(_) | Inner::Closed(_) => return None,
         };
-        Some(if chunks.len() == 1 {
-            Body::Full(chunks.pop()?)
+        if stored.is_empty() && chunks.len() == 1 {
+            return chunks.pop().map(Body::Full);
+        }
+        let in_memory = stream::iter(chunks).map(Ok);
+        let chunks = if stored.is_empty() {
+            in_memory.boxed()
         } else {
-            Body::Stream {
-                len: Some(len),
-                chunks: stream::iter(chunks).map(Ok).boxed(),
-            }
+            let file = lock(&self.spilled).clone()?;
+            file.stream(stored, Arc::clone(adapter))
+                .chain(in_memory)
+                .boxed()
+        };
+        Some(Body::Stream {
+            len: Some(len),
+            chunks,
         })
+    }
+
+    /// Stores older bytes in a file in `dir` and frees their memory. Blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Nothing is lost then, and it is not tried again.
+    pub(crate) fn spill(&self, dir: &Path) -> io::Result<()> {
+        while let Some((start, cold)) = self.cold() {
+            let file = self.spill_file(dir)?;
+            file.write(start, &cold)?;
+            let len: usize = cold.iter().map(Bytes::len).sum();
+            if let Inner::Open { spool, .. } | Inner::Finished { spool, .. } =
+                &mut *lock(&self.inner)
+            {
+                spool.forget(start + len as u64);
+            }
+        }
+        self.spilling.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn cold(&self) -> Option<(u64, Vec<Bytes>)> {
+        match &*lock(&self.inner) {
+            Inner::Open { spool, .. } | Inner::Finished { spool, .. } if is_swollen(spool) => {
+                let cold = spool.cold(HOT);
+                (!cold.is_empty()).then(|| (spool.start(), cold))
+            }
+            _ => None,
+        }
+    }
+
+    fn spill_file(&self, dir: &Path) -> io::Result<Arc<SpillFile>> {
+        let mut spilled = lock(&self.spilled);
+        let file = match spilled.take() {
+            Some(file) => file,
+            None => Arc::new(SpillFile::create(dir)?),
+        };
+        Ok(Arc::clone(spilled.insert(file)))
     }
 
     /// The driver looks no more: the next write tells it.
@@ -179,7 +251,7 @@ impl JobLog {
     }
 
     fn write_all(&self, parts: &[&[u8]]) {
-        {
+        let swollen = {
             let mut inner = lock(&self.inner);
             let Inner::Open {
                 spool,
@@ -194,11 +266,19 @@ impl JobLog {
                     spool.write(part);
                 }
             }
-        }
+            is_swollen(spool)
+        };
         if self.wake() {
-            (self.grew)();
+            (self.tell)(LogNews::Grew);
+        }
+        if swollen && !self.spilling.swap(true, Ordering::SeqCst) {
+            (self.tell)(LogNews::Swelled);
         }
     }
+}
+
+fn is_swollen(spool: &TraceSpool) -> bool {
+    spool.in_memory() >= HOT + SPILL_SIZE
 }
 
 impl fmt::Debug for JobLog {

@@ -7,6 +7,7 @@ mod jobs;
 mod layer;
 mod log;
 mod scope;
+mod spill;
 
 use std::pin::pin;
 
@@ -25,7 +26,7 @@ pub use self::scope::{in_job, output_line};
 pub use self::scope::{stray_line_begins, stray_line_ends};
 pub(crate) use self::{
     job::{Job, JobState},
-    log::{Colour, JobLog},
+    log::{Colour, JobLog, LogNews},
     scope::{Context, Scope},
 };
 pub use crate::protocol::Phase;

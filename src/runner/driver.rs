@@ -31,7 +31,7 @@ use crate::{
     Time,
     adapter::{Adapter, Body},
     error::RunError,
-    handler::{Context, JobLog, JobRunList},
+    handler::{Context, JobLog, JobRunList, LogNews},
     ids::{JobId, RequestId},
     machine::{
         CancelMode, Input, JobInput, JobOutput, Output, PollOutcome, ReplyBody, RequestBody,
@@ -171,6 +171,7 @@ impl Driver {
                 if self.requests.remove(&request).is_none() => {}
             Message::Input(input) => self.machine.handle_input(self.now, input),
             Message::LogGrew(job) => self.growing.push(job),
+            Message::LogSwelled(job) => self.spill(job),
             Message::Run(call) => {
                 self.machine
                     .handle_input(self.now, Input::SetCapacity(call.capacity));
@@ -264,7 +265,8 @@ impl Driver {
             RequestBody::Empty => Some(Body::Empty),
             RequestBody::Bytes(bytes) => Some(Body::Full(bytes)),
             RequestBody::Trace { job, range } => {
-                self.jobs.get(&job).and_then(|entry| entry.log.body(range))
+                let log = self.jobs.get(&job).map(|entry| &entry.log);
+                log.and_then(|log| log.body(range, &self.adapter))
             }
         };
         let http = body.map(|body| http::Request::from_parts(parts, body));
@@ -273,6 +275,21 @@ impl Driver {
         let (task, abort) = exchange::task(&self.options, request, http, limit, deadline);
         self.requests.insert(request, abort);
         self.adapter.spawn(task);
+    }
+
+    fn spill(&self, job: JobId) {
+        let Some(entry) = self.jobs.get(&job) else {
+            return;
+        };
+        let log = Arc::clone(&entry.log);
+        let dir = self.options.build_dir.clone();
+        let work = Box::new(move || {
+            if let Err(error) = log.spill(&dir) {
+                let what = "a part of its log cannot be stored on disk and stays in memory";
+                notice::trouble_with_job(job, &format!("{what}: {error}"));
+            }
+        });
+        self.adapter.spawn(self.adapter.unblock(work));
     }
 
     fn start(&mut self, job: JobId, payload: Arc<JobPayload>) {
@@ -293,7 +310,12 @@ impl Driver {
             return self.inbox.job(job, input);
         };
         let inbox = Arc::clone(&self.inbox);
-        let log = Arc::new(JobLog::new(job, move || inbox.push(Message::LogGrew(job))));
+        let log = Arc::new(JobLog::new(job, move |news| {
+            inbox.push(match news {
+                LogNews::Grew => Message::LogGrew(job),
+                LogNews::Swelled => Message::LogSwelled(job),
+            });
+        }));
         let (orders, received) = mpsc::unbounded();
         let forced = CancellationToken::new();
         let entry = JobEntry {

@@ -36,6 +36,8 @@ pub(super) enum Message {
     Input(Input),
     /// There are new bytes in a log whose last bytes the driver knew of.
     LogGrew(JobId),
+    /// Too much of a log is in memory.
+    LogSwelled(JobId),
     /// `Runner::run`.
     Run(RunCall),
     /// The future of this `Runner::run` was dropped.

@@ -9,9 +9,9 @@ use std::{
 
 use url::Url;
 
-use super::{system_id, task::unblock};
+use super::system_id;
 use crate::{
-    adapter::Adapter,
+    adapter::{Adapter, unblock},
     error::{RunError, RunErrorKind},
     handler::{Context, JobRunList},
     machine::MachineConfig,

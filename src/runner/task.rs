@@ -9,7 +9,7 @@ use std::{
     io,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use futures::{
@@ -25,12 +25,11 @@ use super::{
     process::{Handler, Make, Process},
 };
 use crate::{
-    adapter::Adapter,
+    adapter::{Adapter, unblock},
     handler::{Colour, Context, Job, JobLog, JobState, Phase, Scope},
     ids::JobId,
     machine::{JobInput, StepResult},
     protocol::{Failure, FailureReason, JobPayload},
-    sync::lock,
     trace::{Masker, TraceSpool},
 };
 
@@ -290,20 +289,6 @@ async fn remove_dir(adapter: &dyn Adapter, dir: &Path, duty: &Duty) {
         }
         _ => {}
     }
-}
-
-/// Runs `work` where it holds up no task.
-/// `None` if it was lost with the runtime.
-pub(super) async fn unblock<T: Send + 'static>(
-    adapter: &dyn Adapter,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let slot = Arc::new(Mutex::new(None));
-    let filled = Arc::clone(&slot);
-    adapter
-        .unblock(Box::new(move || *lock(&filled) = Some(work())))
-        .await;
-    std::mem::take(&mut *lock(&slot))
 }
 
 fn system_failure(log: &JobLog, text: &str) {

@@ -24,6 +24,8 @@ const MERGE_BELOW: usize = 4 << 10;
 pub(super) struct Chunks {
     /// In order, without gaps.
     frozen: Vec<Chunk>,
+    /// Where the bytes that are still here begin.
+    base: u64,
     /// Index of the first frozen chunk that may still be merged.
     unmerged: usize,
     /// What follows the frozen chunks; its spare capacity is the rest of the block.
@@ -42,6 +44,32 @@ struct Chunk {
 impl Chunks {
     pub(super) fn len(&self) -> u64 {
         self.tail_start + self.tail.len() as u64
+    }
+
+    /// Where the bytes that can be read begin.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The oldest bytes, in chunks that stay as they are, but for the last `keep` bytes or a little
+    /// more.
+    pub(super) fn cold(&self, keep: u64) -> Vec<Bytes> {
+        let end = self.len().saturating_sub(keep);
+        self.frozen[..self.unmerged]
+            .iter()
+            .take_while(|chunk| chunk.end() <= end)
+            .map(|chunk| chunk.bytes.clone())
+            .collect()
+    }
+
+    /// Drops the chunks before `end`.
+    pub(super) fn forget(&mut self, end: u64) {
+        let count = self.frozen[..self.unmerged].partition_point(|chunk| chunk.end() <= end);
+        if let Some(last) = self.frozen[..count].last() {
+            self.base = last.end();
+            self.frozen.drain(..count);
+            self.unmerged -= count;
+        }
     }
 
     pub(super) fn mark(&self) -> TraceMark {
@@ -78,6 +106,9 @@ impl Chunks {
         }
         if range.is_empty() {
             return Some(Vec::new());
+        }
+        if range.start < self.base {
+            return None;
         }
         if range.end > self.tail_start {
             self.hash();

@@ -12,7 +12,8 @@
 //! 4. CRC-32, and storage in chunks.
 //!
 //! Invariants: marks never shrink; a mark covers only bytes that will never change, so no request
-//! can carry a part of a secret; every range of a mark can be read as long as the spool lives.
+//! can carry a part of a secret; every range of a mark can be read as long as the spool lives, or until
+//! it is forgotten.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod automaton;
@@ -120,10 +121,32 @@ impl TraceSpool {
         self.mark()
     }
 
-    /// The bytes of `range`, in order and without copying them; `None` if the range goes backwards
-    /// or beyond the [`mark`](Self::mark).
+    /// The bytes of `range`, in order and without copying them; `None` if the range goes backwards,
+    /// beyond the [`mark`](Self::mark), or to bytes that were [forgotten](Self::forget).
     pub fn read(&mut self, range: Range<u64>) -> Option<Vec<Bytes>> {
         self.store.chunks.read(range)
+    }
+
+    /// The oldest bytes that are in memory, all but the last `keep` or a little more: to be stored
+    /// elsewhere, at the offset [`start`](Self::start), and then [forgotten](Self::forget).
+    pub fn cold(&self, keep: u64) -> Vec<Bytes> {
+        self.store.chunks.cold(keep)
+    }
+
+    /// Drops what was [`cold`](Self::cold), up to the offset `end`. Bytes that were not are kept.
+    pub fn forget(&mut self, end: u64) {
+        self.store.chunks.forget(end);
+    }
+
+    /// The offset of the first byte that can be read; 0 unless something was
+    /// [forgotten](Self::forget).
+    pub fn start(&self) -> u64 {
+        self.store.chunks.base()
+    }
+
+    /// How many bytes can be read.
+    pub fn in_memory(&self) -> u64 {
+        self.store.chunks.len() - self.start()
     }
 
     /// Whether the log reached the output limit and was cut.

@@ -39,6 +39,53 @@ fn every_byte_arrives_in_order() {
 }
 
 #[test]
+fn a_server_that_forgets_a_long_log_gets_it_once_more() {
+    const LINES: u32 = 100_000;
+    let line =
+        |n: u32| format!("{n:08} of a log of which most is no longer in memory by now, is it?\n");
+    let world = World::new(45);
+    let job = world.enqueue(JobSpec::script(["true"]));
+    let mut runner = world.runner();
+    let gitlab = world.gitlab.clone();
+    world.sim.block_on(async {
+        let process = move |job| async move {
+            Ok(Steps::new(job, move |job, _| {
+                let gitlab = gitlab.clone();
+                async move {
+                    for n in 0..LINES {
+                        job.trace(line(n));
+                        if n == LINES / 2 {
+                            job.sleep(Duration::from_secs(600)).await;
+                            let id = gitlab_runner::JobId(job.id());
+                            gitlab.with(|gitlab, _| gitlab.shrink_trace(id, 1000));
+                        }
+                    }
+                    Ok(())
+                }
+            }))
+        };
+        assert!(runner.request_job(process).await.unwrap());
+        runner.drain().await;
+    });
+    let report = world.report(job);
+    let wanted: String = (0..LINES).map(line).collect();
+    assert!(
+        report.log == wanted.as_bytes(),
+        "{} and {} bytes",
+        report.log.len(),
+        wanted.len()
+    );
+    assert_eq!(report.checksum_matches(), Some(true));
+    assert!(
+        report
+            .requests
+            .iter()
+            .any(|request| request.status == Some(416.try_into().unwrap()))
+    );
+    assert!(world.is_empty());
+}
+
+#[test]
 fn a_quiet_moment_does_not_keep_the_next_line_waiting() {
     let world = World::new(41);
     let job = world.enqueue(JobSpec::script(["true"]));

@@ -162,6 +162,44 @@ fn frequent_reads_leave_few_chunks() {
 }
 
 #[test]
+fn cold_bytes_can_go_elsewhere() {
+    let mut spool = spool(&[]);
+    let (mut whole, mut elsewhere) = (Vec::new(), Vec::new());
+    for n in 0..50_000_u32 {
+        let line = format!("line {n}\n");
+        spool.write(line.as_bytes());
+        whole.extend_from_slice(line.as_bytes());
+        let len = whole.len() as u64;
+        if n % 7 == 0 {
+            let last = spool.read(len - 1..len).unwrap();
+            assert_eq!(last.concat(), b"\n");
+        }
+        if n % 5000 == 0 {
+            assert_eq!(spool.start(), elsewhere.len() as u64);
+            elsewhere.extend(spool.cold(10_000).concat());
+            spool.forget(elsewhere.len() as u64);
+            assert_eq!(spool.start(), elsewhere.len() as u64);
+            assert!(spool.in_memory() >= 10_000.min(len));
+            assert!(spool.in_memory() < 10_000 + (128 << 10));
+        }
+    }
+    let (start, len) = (spool.start(), whole.len() as u64);
+    assert!(start > len / 2);
+    let rest = spool.read(start..len).unwrap().concat();
+    elsewhere.extend_from_slice(&rest);
+    assert_eq!(elsewhere, whole);
+    assert_eq!(spool.mark().crc32, crc32fast::hash(&whole));
+    assert_eq!(spool.read(start - 1..len), None);
+    assert_eq!(spool.read(0..0), Some(Vec::new()));
+    // In the middle of a chunk, or beyond what is cold, nothing more is dropped than whole chunks.
+    spool.forget(start + 1);
+    assert_eq!(spool.start(), start);
+    spool.forget(u64::MAX);
+    assert_eq!(spool.start() + spool.in_memory(), len);
+    assert!(spool.cold(0).is_empty());
+}
+
+#[test]
 fn blocks_grow_to_64_kib() {
     let mut spool = spool(&[]);
     let line = [b'x'; 100];
