@@ -46,6 +46,10 @@ pub enum Input {
     /// Ask for one job, once, whatever the capacity; answered by one
     /// [`Output::Polled`](crate::machine::Output::Polled).
     PollOnce,
+    /// Take back one [`Input::PollOnce`] for which no request was sent yet: it gets no answer. There
+    /// are [`Stats::polls_waiting`](crate::machine::Stats::polls_waiting) of them; without any, this
+    /// is ignored.
+    WithdrawPoll,
     /// Come to an end; answered by [`Output::Stopped`](crate::machine::Output::Stopped).
     Stop(StopMode),
     /// Do something that has to do with the runner as a whole; answered by

@@ -86,6 +86,8 @@ pub struct Stats {
     pub jobs: usize,
     /// Requests without an answer.
     pub requests_in_flight: usize,
+    /// [`Input::PollOnce`]s for which no request was sent yet.
+    pub polls_waiting: usize,
     /// Inputs that did not fit: late replies, unknown jobs, answers to what was not asked.
     pub ignored_inputs: u64,
 }
@@ -131,6 +133,11 @@ impl RunnerMachine {
                 }
             }
             Input::PollOnce => self.poller.poll_once(&mut self.core, self.stop.is_some()),
+            Input::WithdrawPoll => {
+                if !self.poller.withdraw() {
+                    self.ignored += 1;
+                }
+            }
             Input::Call(RunnerCall::Verify) => {
                 self.poller.call_verify(&mut self.core, self.stop.is_some());
             }
@@ -154,6 +161,7 @@ impl RunnerMachine {
         Stats {
             jobs: self.jobs.len(),
             requests_in_flight: self.core.requests.len(),
+            polls_waiting: self.poller.waiting(),
             ignored_inputs: self.ignored,
         }
     }

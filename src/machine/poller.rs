@@ -79,6 +79,18 @@ impl Poller {
         }
     }
 
+    /// Takes back a `PollOnce` that was not sent; false if there is none.
+    pub(super) fn withdraw(&mut self) -> bool {
+        let some = self.once > 0;
+        self.once -= usize::from(some);
+        some
+    }
+
+    /// `PollOnce` inputs that were not sent.
+    pub(super) fn waiting(&self) -> usize {
+        self.once
+    }
+
     pub(super) fn call_verify(&mut self, core: &mut Core, stopping: bool) {
         if stopping {
             let outcome = CallOutcome::VerifyFailed(Trouble::Stopped);

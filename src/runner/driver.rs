@@ -187,6 +187,19 @@ impl Driver {
                 self.request_calls.push_back(call);
                 self.machine.handle_input(self.now, Input::PollOnce);
             }
+            Message::RequestDropped => {
+                // One that is on its way may bring a job already: that is run.
+                let dropped = self
+                    .request_calls
+                    .iter()
+                    .rposition(|it| it.done.is_canceled());
+                if let Some(dropped) = dropped
+                    && self.machine.stats().polls_waiting > 0
+                {
+                    self.request_calls.remove(dropped);
+                    self.machine.handle_input(self.now, Input::WithdrawPoll);
+                }
+            }
             Message::Capacity(capacity) => {
                 if self.run.is_some() {
                     self.machine

@@ -44,6 +44,8 @@ pub(super) enum Message {
     RunDropped(u64),
     /// `Runner::request_job`.
     RequestJob(RequestCall),
+    /// The future of a `Runner::request_job` was dropped.
+    RequestDropped,
     /// `RunnerHandle::set_capacity`.
     Capacity(usize),
     /// `Runner::wait_for_space` and `Runner::drain`.

@@ -157,7 +157,8 @@ impl Runner {
     /// Asks for one job, whatever the number of running ones, and tells whether there was one.
     ///
     /// The job then runs in the background. With a server that holds requests, this takes up to a
-    /// minute. If the future is dropped and the request brings a job all the same, it is run.
+    /// minute. If the future is dropped, no request is sent any more; one that is on its way is
+    /// awaited, and if it brings a job, that is run.
     ///
     /// # Errors
     /// When GitLab could not be asked or did not answer as it should: see
@@ -179,7 +180,10 @@ impl Runner {
             context,
         };
         inbox.push(Message::RequestJob(RequestCall { process, done }));
-        match outcome.await {
+        let mut guard = RequestGuard(Some(inbox));
+        let outcome = outcome.await;
+        guard.0 = None;
+        match outcome {
             Ok(outcome) => outcome,
             Err(_) if self.shared.is_stopped() => Err(RunError::stopped()),
             Err(_) => Err(RunError::driver_gone()),
@@ -275,6 +279,17 @@ struct RunGuard {
 impl Drop for RunGuard {
     fn drop(&mut self) {
         self.inbox.push(Message::RunDropped(self.number));
+    }
+}
+
+/// Tells the driver that nobody awaits this `request_job` any more.
+struct RequestGuard(Option<Arc<Inbox>>);
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        if let Some(inbox) = &self.0 {
+            inbox.push(Message::RequestDropped);
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use gitlab_runner::{
-    RunErrorKind,
+    RunErrorKind, Time,
     job::Job,
     mock::{Endpoint, JobSpec, JobStatus, Override},
     outputln,
@@ -63,6 +64,50 @@ fn a_request_that_failed_says_why() {
         // And it goes on.
         assert!(!runner.request_job(process).await.unwrap());
     });
+}
+
+#[test]
+fn a_request_that_nobody_awaits_is_not_sent() {
+    let world = World::new(58);
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        world
+            .gitlab
+            .with(|it, _| it.plan(Endpoint::JobRequest, 1, Override::RetryAfter(300)));
+        runner.request_job(process).await.unwrap_err();
+        // This one has to wait for five minutes, and is given up before.
+        let given_up = select(
+            Box::pin(runner.request_job(process)),
+            world.sim.adapter().sleep_until(Time::from_secs(100)),
+        );
+        assert!(matches!(given_up.await, Either::Right(_)));
+        let job = world.enqueue(JobSpec::script(["true"]));
+        world.sim.sleep(Duration::from_secs(1000)).await;
+        assert_eq!(world.report(job).status, JobStatus::Pending);
+        // The next one gets its own answer.
+        assert!(runner.request_job(process).await.unwrap());
+        runner.drain().await;
+        assert_eq!(world.report(job).status, JobStatus::Success);
+    });
+}
+
+#[test]
+fn a_job_that_comes_when_nobody_awaits_it_is_run() {
+    let world = World::slow(59, Duration::from_secs(2));
+    let mut runner = world.runner();
+    let job = world.enqueue(JobSpec::script(["true"]));
+    world.sim.block_on(async {
+        let given_up = select(
+            Box::pin(runner.request_job(process)),
+            // The token is verified by then, and the request on its way.
+            world.sim.adapter().sleep_until(Time::from_secs(5)),
+        );
+        assert!(matches!(given_up.await, Either::Right(_)));
+        runner.drain().await;
+    });
+    let report = world.report(job);
+    assert_eq!(report.status, JobStatus::Success);
+    assert_eq!(report.log_text(), "begun\n");
 }
 
 #[test]
