@@ -46,9 +46,19 @@ impl Setback {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
+    steady: bool,
 }
 
 impl Backoff {
+    /// For what has little time: the waits for a server in trouble do not grow, so there are as many
+    /// tries as a minute allows.
+    pub(super) fn steady() -> Self {
+        Self {
+            failures: 0,
+            steady: true,
+        }
+    }
+
     /// The wait after one more setback.
     pub(super) fn after(&mut self, setback: Setback, rng: &mut Rng) -> Duration {
         let failures = self.failures;
@@ -66,6 +76,10 @@ impl Backoff {
                 let wait = wait.unwrap_or(RATE_LIMIT).min(LONGEST_RATE_LIMIT);
                 rng.jitter(wait).min(LONGEST_RATE_LIMIT)
             }
+            Setback::Trouble if self.steady => rng.jitter(match failures {
+                0 => Duration::from_secs(2),
+                _ => Duration::from_secs(12),
+            }),
             Setback::Trouble => {
                 rng.jitter(doubled(Duration::from_secs(1), failures).min(LONGEST_TROUBLE))
             }
@@ -134,6 +148,15 @@ mod tests {
         assert!(waits.iter().all(|wait| *wait <= 60.0));
         // A dead server gets at most 6 requests in the first minute: the first and 5 repeats.
         assert!(waits[..6].iter().sum::<f64>() > 60.0);
+    }
+
+    #[test]
+    fn steady_trouble_is_no_more_often_in_the_first_minute() {
+        let (mut backoff, mut rng) = (Backoff::steady(), Rng::new(7));
+        let mut wait = || backoff.after(Setback::Trouble, &mut rng).as_secs_f64();
+        let waits: Vec<f64> = std::iter::repeat_with(&mut wait).take(12).collect();
+        assert!(waits[..6].iter().sum::<f64>() >= 60.0, "{waits:?}");
+        assert!(waits[..9].iter().sum::<f64>() < 120.0, "{waits:?}");
     }
 
     #[test]

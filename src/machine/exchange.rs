@@ -66,7 +66,7 @@ enum Stage {
         /// When to stop sending the log and report the state all the same.
         flush_until: Time,
         until: Time,
-        /// One try only: the job may not even be ours.
+        /// Nothing but the state, until the first answer: the job may not even be ours.
         single: bool,
         /// GitLab refused the final state as if the job had never started (two-phase commit).
         recommit: Recommit,
@@ -140,7 +140,10 @@ impl Exchange {
             wire: TraceWire::new(core.now, config.trace_interval, config.patch_limit),
             stage,
             in_flight: None,
-            backoff: Backoff::default(),
+            backoff: match config.commit {
+                true => Backoff::steady(),
+                false => Backoff::default(),
+            },
             hold_until: Time::ZERO,
             last_contact: core.now,
             missing: (0, Time::ZERO),
@@ -163,7 +166,8 @@ impl Exchange {
         self.wire.set_own(core.now, log);
     }
 
-    /// The job has come to its end here; `single` allows one try only.
+    /// The job has come to its end here. `single`: only the state is told, and the first answer
+    /// counts, whatever it is.
     pub(super) fn finish(&mut self, core: &Core, failure: Option<&Failure>, single: bool) {
         let limit = core.config.final_update_limit;
         self.wire.retry();
@@ -351,6 +355,7 @@ impl Exchange {
             if matches!(call, Call::Commit) {
                 self.stage = Stage::Running;
                 self.wire.start(core.now);
+                self.backoff = Backoff::default();
                 return News::Committed;
             }
             return News::Nothing;
@@ -480,7 +485,9 @@ impl Exchange {
             {
                 News::Reported
             }
-            _ if *single => News::NotReported(self.word(response, job_status)),
+            _ if *single && !is_trouble(status) => {
+                News::NotReported(self.word(response, job_status))
+            }
             // The log is not in its final place yet: the same again, when the server says.
             StatusCode::ACCEPTED => {
                 self.backoff.reset();
@@ -528,9 +535,6 @@ impl Exchange {
     }
 
     fn again(&mut self, core: &mut Core, call: &Call, trouble: Trouble, wait: Duration) -> News {
-        if matches!(self.stage, Stage::Finishing { single: true, .. }) {
-            return News::NotReported(trouble.to_string());
-        }
         self.hold_until = core.now + wait;
         let (job, doing) = (self.calls.job, call.doing());
         core.notice(Notice::JobTrouble {
@@ -550,4 +554,9 @@ impl Exchange {
             None => said,
         }
     }
+}
+
+/// Whether the server (or a proxy) could not do what it was asked, which says nothing of the job.
+fn is_trouble(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }

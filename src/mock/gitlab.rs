@@ -12,8 +12,7 @@ mod jobs;
 mod params;
 mod plan;
 mod poll;
-mod random;
-mod reply;
+pub(super) mod reply;
 mod runners;
 mod settings;
 mod trace;
@@ -34,12 +33,12 @@ use self::{
     params::Params,
     plan::{Effect, Planned},
     poll::Hold,
-    random::Random,
     reply::{Refused, Reply},
     runners::Runner,
 };
 use super::{
     Answer, HoldId, Server,
+    random::Random,
     report::{MAX_REQUESTS, RequestRecord},
 };
 use crate::{JobId, Time};

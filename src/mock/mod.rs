@@ -8,16 +8,19 @@ use bytes::Bytes;
 
 use crate::Time;
 
+pub use faults::{Fault, FaultPlan, Faulty};
 pub use gitlab::{
     Endpoint, Manager, MockGitlab, Override, PipelineError, RunnerNumber, Settings, VerifyMode,
 };
 pub use job::{JobSpec, PipelineSpec};
 pub use report::{JobReport, JobStatus, RequestRecord, StateChange};
 
+mod faults;
 mod gitlab;
 pub mod http;
 mod job;
 mod payload;
+mod random;
 mod report;
 
 /// An HTTP server as a pure state machine: requests and time in, answers out.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
-pub(super) type Reply = Response<Bytes>;
+pub(in crate::mock) type Reply = Response<Bytes>;
 /// An answer that ends the processing of a request early.
 pub(super) type Refused = Box<Reply>;
 
@@ -44,7 +44,7 @@ pub(super) fn error(status: StatusCode, text: &str) -> Reply {
 }
 
 /// The application's rate limiter: the one place where `message` is an object.
-pub(super) fn rate_limited(retry_after: u64) -> Reply {
+pub(in crate::mock) fn rate_limited(retry_after: u64) -> Reply {
     let text = "This endpoint has been requested too many times. Try again later.";
     let body = json!({ "message": { "error": text } });
     with(
@@ -55,7 +55,7 @@ pub(super) fn rate_limited(retry_after: u64) -> Reply {
 }
 
 /// An error page of a proxy in front of GitLab.
-pub(super) fn html(status: StatusCode) -> Reply {
+pub(in crate::mock) fn html(status: StatusCode) -> Reply {
     let title = title(status);
     let page = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1>\
@@ -65,7 +65,7 @@ pub(super) fn html(status: StatusCode) -> Reply {
 }
 
 /// What this status usually looks like when the API produces it.
-pub(super) fn usual(status: StatusCode) -> Reply {
+pub(in crate::mock) fn usual(status: StatusCode) -> Reply {
     if status == StatusCode::TOO_MANY_REQUESTS {
         rate_limited(60)
     } else if status == StatusCode::NO_CONTENT {
