@@ -12,9 +12,11 @@ mod jobs;
 mod params;
 mod plan;
 mod poll;
+mod registration;
 pub(super) mod reply;
 mod runners;
 mod settings;
+mod sweep;
 mod trace;
 mod update;
 
@@ -79,6 +81,8 @@ pub struct MockGitlab {
     tokens: BTreeMap<String, JobId>,
     /// Pending jobs that can be handed out.
     queue: BTreeSet<JobId>,
+    /// Jobs that are running or canceling.
+    live: BTreeSet<JobId>,
     /// Jobs handed out with two-phase commit that their runner has not committed to.
     parked: BTreeMap<JobId, Parked>,
     pipelines: Vec<Vec<JobId>>,
@@ -105,6 +109,7 @@ impl MockGitlab {
             jobs: BTreeMap::new(),
             tokens: BTreeMap::new(),
             queue: BTreeSet::new(),
+            live: BTreeSet::new(),
             parked: BTreeMap::new(),
             pipelines: Vec::new(),
             unfinished: 0,
@@ -140,8 +145,8 @@ impl MockGitlab {
 
     /// Tells the time, so that what a user does next happens then. It never goes back.
     pub fn advance(&mut self, now: Time) {
+        self.sweep(now);
         self.now = self.now.max(now);
-        self.drop_expired();
     }
 
     /// Plans a fault for the `nth` request from now that goes to `endpoint`; 1 (and 0) is the
@@ -192,6 +197,20 @@ impl MockGitlab {
         let mut parts = path.split('/');
         let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
         match parts {
+            [Some("runners"), None, None, None] if method == Method::POST => Route::Register,
+            [Some("runners"), None, None, None] if method == Method::DELETE => Route::Unregister,
+            [Some("runners"), Some("managers"), None, None] if method == Method::DELETE => {
+                Route::UnregisterManager
+            }
+            [
+                Some("runners"),
+                Some("reset_authentication_token"),
+                None,
+                None,
+            ] if method == Method::POST => Route::ResetToken,
+            [Some("runners"), Some("router"), Some("discovery"), None] if method == Method::GET => {
+                Route::Discovery
+            }
             [Some("runners"), Some("verify"), None, None] if method == Method::POST => {
                 Route::Verify
             }
@@ -213,6 +232,11 @@ impl MockGitlab {
         params: Result<Params, Refused>,
     ) -> Processed {
         let reply = match route {
+            Route::Register => self.register(params),
+            Route::Unregister => self.unregister(params),
+            Route::UnregisterManager => self.unregister_manager(params),
+            Route::ResetToken => self.reset_token(params),
+            Route::Discovery => self.discover_router(request),
             Route::Verify => self.verify(params),
             Route::Poll => return self.poll(request, params),
             Route::Update(id) => self.update(id, params),
@@ -311,8 +335,8 @@ impl Server for MockGitlab {
     }
 
     fn poll_timeout(&self) -> Option<Time> {
-        let parked = self.parked.values().map(|parked| parked.until);
-        parked.chain(self.hold_deadlines()).min()
+        let sweep = self.next_sweep().map(|(at, ..)| at);
+        self.hold_deadlines().chain(sweep).min()
     }
 
     fn drop_hold(&mut self, hold: HoldId) {
@@ -342,6 +366,11 @@ enum Processed {
 }
 
 enum Route {
+    Register,
+    Unregister,
+    UnregisterManager,
+    ResetToken,
+    Discovery,
     Verify,
     Poll,
     /// With the id as it is in the path: it is validated later.

@@ -154,7 +154,8 @@ impl JobSpec {
         })
     }
 
-    /// Its timeout in seconds. The mock tells it to the runner and does not enforce it.
+    /// Its timeout in seconds, which the runner has to keep to. The server enforces it only with
+    /// [`Settings::server_timeout_grace`](super::Settings::server_timeout_grace).
     #[must_use]
     pub fn timeout(mut self, seconds: u64) -> Self {
         self.timeout = seconds;

@@ -21,6 +21,9 @@ pub(super) struct Context<'a> {
     pub(super) token: &'a Secret,
     pub(super) pipeline: u64,
     pub(super) runner: RunnerNumber,
+    pub(super) runner_description: Option<&'a str>,
+    /// Seconds; what the job and the runner allow.
+    pub(super) timeout: u64,
     pub(super) seconds_in_queue: u64,
     pub(super) queue_size: usize,
     pub(super) session_url: Option<&'a str>,
@@ -39,6 +42,7 @@ impl Context<'_> {
                 "id": self.job.0,
                 "name": spec.name,
                 "stage": spec.stage,
+                "pipeline_id": self.pipeline,
                 "project_id": PROJECT_ID,
                 "project_name": "Widget Works",
                 "project_full_path": PROJECT_PATH,
@@ -66,11 +70,12 @@ impl Context<'_> {
                 "protected": false,
             },
             "runner_info": {
-                "timeout": spec.timeout,
+                "timeout": self.timeout,
                 "runner_session_url": self.session_url,
+                "uuid": format!("runner-uuid-{}", self.runner),
             },
             "variables": self.variables(spec),
-            "steps": steps(spec),
+            "steps": steps(spec, self.timeout),
             "hooks": [],
             "image": spec.image.as_ref().map(|name| json!({
                 "name": name,
@@ -153,7 +158,12 @@ impl Context<'_> {
             public("CI_COMMIT_BEFORE_SHA", BEFORE_SHA),
             public("CI_COMMIT_REF_NAME", &git_ref),
             public("CI_RUNNER_ID", &self.runner.to_string()),
-            variable("CI_RUNNER_DESCRIPTION", None, true, false),
+            variable(
+                "CI_RUNNER_DESCRIPTION",
+                self.runner_description,
+                true,
+                false,
+            ),
             public("CI_RUNNER_TAGS", "[\"linux\", \"rust\"]"),
             public("CI_SERVER_URL", &url),
             public("CI_SERVER_NAME", "GitLab"),
@@ -212,12 +222,12 @@ fn user_variable(spec: &SpecVariable) -> Value {
     value
 }
 
-fn steps(spec: &JobSpec) -> Vec<Value> {
+fn steps(spec: &JobSpec, timeout: u64) -> Vec<Value> {
     let step = |name: &str, script: &[String], when: &str, allow_failure: bool| {
         json!({
             "name": name,
             "script": script,
-            "timeout": spec.timeout,
+            "timeout": timeout,
             "when": when,
             "allow_failure": allow_failure,
         })

@@ -100,7 +100,26 @@ impl MockGitlab {
         if owner != JobId(id) {
             return forbidden();
         }
+        self.heard_of(owner);
         Ok(owner)
+    }
+
+    /// Updates and patches count as contact with the manager that has the job.
+    fn heard_of(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.last_heard = self.now;
+        let runner = job
+            .report
+            .runner
+            .and_then(|runner| self.runners.get_mut(&runner));
+        let (Some(runner), Some(system_id)) = (runner, &job.report.system_id) else {
+            return;
+        };
+        if let Some(manager) = runner.managers.get_mut(system_id) {
+            manager.last_contact = self.now;
+        }
     }
 
     fn forbidden_with_status(&self, job: JobId, reason: &str) -> Refused {

@@ -1,8 +1,12 @@
 //! Jobs and pipelines: what users and the server itself do with them.
 
-use std::{collections::VecDeque, error::Error, fmt};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    error::Error,
+    fmt,
+};
 
-use super::{MockGitlab, RunnerNumber};
+use super::{MockGitlab, RunnerNumber, runners::Runner};
 use crate::{
     JobId, Secret, Time,
     mock::{
@@ -27,6 +31,8 @@ pub(super) struct Job {
     pub(super) project_deleted: bool,
     pub(super) token_expired: bool,
     pub(super) watched: bool,
+    /// When a request with its token was last let through.
+    pub(super) last_heard: Time,
     /// How many more attempts find the log locked.
     pub(super) lock_failures: u32,
     pub(super) pending_state: Option<PendingState>,
@@ -54,23 +60,37 @@ impl Job {
     pub(super) fn pipeline_number(&self) -> u64 {
         (FIRST_PIPELINE + self.pipeline) as u64
     }
+
+    /// The seconds it may run on this runner.
+    pub(super) fn timeout_on(&self, runner: Option<&Runner>) -> u64 {
+        let longest = runner.and_then(|runner| runner.maximum_timeout);
+        longest.map_or(self.spec.timeout, |longest| longest.min(self.spec.timeout))
+    }
 }
 
-/// A pipeline that GitLab would refuse: a job needs one that is not there.
+/// A pipeline that GitLab would refuse: a job needs one that is not there, or that cannot come
+/// before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PipelineError {
     /// The job that needs it.
     pub job: String,
-    /// The name that no job of the pipeline has.
+    /// The name of what it needs.
     pub need: String,
+    /// There is such a job, but it waits for this one, or is this one.
+    pub cyclic: bool,
 }
 
 impl fmt::Display for PipelineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problem = if self.cyclic {
+            "waits for it in turn"
+        } else {
+            "is not in the pipeline"
+        };
         write!(
             f,
-            "job {:?} needs {:?}, which is not in the pipeline",
+            "job {:?} needs {:?}, which {problem}",
             self.job, self.need
         )
     }
@@ -93,42 +113,22 @@ impl MockGitlab {
     ///
     /// # Errors
     ///
-    /// When a job needs one that the pipeline does not have. Nothing is queued then.
+    /// When a job needs one that the pipeline does not have, or jobs wait for each other. Nothing
+    /// is queued then.
     pub fn enqueue_pipeline(&mut self, spec: PipelineSpec) -> Result<Vec<JobId>, PipelineError> {
-        for job in &spec.jobs {
-            for need in job.needs.iter().flatten() {
-                if !spec.jobs.iter().any(|other| other.name == *need) {
-                    return Err(PipelineError {
-                        job: job.name.clone(),
-                        need: need.clone(),
-                    });
-                }
-            }
-        }
-        let mut stages = spec.stages;
-        for job in &spec.jobs {
-            if !stages.contains(&job.stage) {
-                stages.push(job.stage.clone());
-            }
-        }
-        let stage_of = |job: &JobSpec| stages.iter().position(|stage| *stage == job.stage);
+        let after = order(&spec)?;
         let pipeline = self.pipelines.len();
         let ids: Vec<JobId> = spec
             .jobs
-            .iter()
-            .map(|job| self.create_job(job.clone(), pipeline))
+            .into_iter()
+            .map(|job| self.create_job(job, pipeline))
             .collect();
-        for (job, id) in spec.jobs.iter().zip(&ids) {
-            let others = spec.jobs.iter().zip(&ids);
-            let after = others
-                .filter(|(other, _)| match &job.needs {
-                    Some(needs) => needs.contains(&other.name),
-                    None => stage_of(other) < stage_of(job),
-                })
-                .map(|(_, id)| *id)
-                .collect();
+        for (id, after) in ids.iter().zip(after) {
             if let Some(job) = self.jobs.get_mut(id) {
-                job.after = after;
+                job.after = after
+                    .into_iter()
+                    .filter_map(|index| ids.get(index).copied())
+                    .collect();
             }
         }
         self.pipelines.push(ids.clone());
@@ -149,7 +149,6 @@ impl MockGitlab {
             }
             _ => {}
         }
-        self.bump_queues();
         self.status(job)
     }
 
@@ -158,7 +157,6 @@ impl MockGitlab {
         if !self.status(job)?.is_finished() {
             self.transition(job, JobStatus::Canceled);
         }
-        self.bump_queues();
         self.status(job)
     }
 
@@ -291,19 +289,6 @@ impl MockGitlab {
             .to_owned()
     }
 
-    /// Fails the jobs that were handed out and not committed to in time.
-    pub(super) fn drop_expired(&mut self) {
-        let expired: Vec<JobId> = self
-            .parked
-            .iter()
-            .filter(|(_, parked)| parked.until <= self.now)
-            .map(|(job, _)| *job)
-            .collect();
-        for job in expired {
-            self.fail(job, "runner_provisioning_timeout", None);
-        }
-    }
-
     fn cancels_gracefully(&self, job: JobId) -> bool {
         let manager = self.jobs.get(&job).and_then(|job| {
             let runner = self.runners.get(&job.report.runner?)?;
@@ -361,6 +346,7 @@ impl MockGitlab {
             project_deleted: false,
             token_expired: false,
             watched: false,
+            last_heard: self.now,
             lock_failures: 0,
             pending_state: None,
             persisted_at: None,
@@ -421,7 +407,10 @@ impl MockGitlab {
         report.changes.push(StateChange { at: now, status });
         match status {
             JobStatus::Pending => report.queued_at = Some(now),
-            JobStatus::Running => report.started_at = Some(now),
+            JobStatus::Running => {
+                report.started_at = Some(now);
+                job.last_heard = now;
+            }
             status if status.is_finished() => {
                 report.finished_at = Some(now);
                 self.unfinished = self.unfinished.saturating_sub(1);
@@ -435,5 +424,68 @@ impl MockGitlab {
             self.queue.remove(&id);
             self.parked.remove(&id);
         }
+        if matches!(status, JobStatus::Running | JobStatus::Canceling) {
+            self.live.insert(id);
+        } else {
+            self.live.remove(&id);
+        }
     }
+}
+
+/// For each job of a pipeline, the places of those it waits for.
+fn order(spec: &PipelineSpec) -> Result<Vec<Vec<usize>>, PipelineError> {
+    let error = |job: &JobSpec, need: &str, cyclic| PipelineError {
+        job: job.name.clone(),
+        need: need.to_owned(),
+        cyclic,
+    };
+    let mut stages: Vec<&str> = spec.stages.iter().map(String::as_str).collect();
+    for job in &spec.jobs {
+        if !stages.contains(&job.stage.as_str()) {
+            stages.push(&job.stage);
+        }
+    }
+    let stage_of = |job: &JobSpec| stages.iter().position(|stage| *stage == job.stage);
+    let waits_for = |job: &JobSpec, other: &JobSpec| match &job.needs {
+        Some(needs) => needs.contains(&other.name),
+        None => stage_of(other) < stage_of(job),
+    };
+    let mut after = Vec::with_capacity(spec.jobs.len());
+    for job in &spec.jobs {
+        let needs = job.needs.iter().flatten();
+        for need in needs {
+            if !spec.jobs.iter().any(|other| other.name == *need) {
+                return Err(error(job, need, false));
+            }
+        }
+        let others = spec.jobs.iter().enumerate();
+        let places: Vec<usize> = others
+            .filter(|(_, other)| waits_for(job, other))
+            .map(|(place, _)| place)
+            .collect();
+        after.push(places);
+    }
+    // Whoever is left when nobody else can go waits for somebody who waits for them.
+    let mut stuck: BTreeSet<usize> = (0..after.len()).collect();
+    loop {
+        let before = stuck.len();
+        for (place, places) in after.iter().enumerate() {
+            if !places.iter().any(|place| stuck.contains(place)) {
+                stuck.remove(&place);
+            }
+        }
+        if stuck.len() == before {
+            break;
+        }
+    }
+    for job in stuck.iter().filter_map(|place| spec.jobs.get(*place)) {
+        let needs = job.needs.iter().flatten();
+        for need in needs {
+            let mut others = stuck.iter().filter_map(|place| spec.jobs.get(*place));
+            if others.any(|other| other.name == *need) {
+                return Err(error(job, need, true));
+            }
+        }
+    }
+    Ok(after)
 }

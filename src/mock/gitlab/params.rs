@@ -133,6 +133,49 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// One of these values.
+    pub(super) fn one_of(&mut self, name: &str, values: &[&str]) {
+        let value = self.string(name);
+        if value.is_some_and(|value| !values.contains(&value.as_str())) {
+            self.errors
+                .push(format!("{name} does not have a valid value"));
+        }
+    }
+
+    /// A list of words, or a string of them with commas between.
+    pub(super) fn words(&mut self, name: &str) -> Vec<String> {
+        let words: Vec<String> = match self.params.get(name) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::String(text)) => text.split(',').map(str::to_owned).collect(),
+            Some(Value::Array(items)) if items.iter().all(Value::is_string) => items
+                .iter()
+                .filter_map(|item| item.as_str().map(str::to_owned))
+                .collect(),
+            Some(_) => self.invalid(name).unwrap_or_default(),
+        };
+        let words = words.iter().map(|word| word.trim());
+        words
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// A parameter that has an old name as well, which must not come together with the new one.
+    pub(super) fn either<T>(
+        &mut self,
+        name: &str,
+        old: &str,
+        read: impl Fn(&mut Self, &str) -> Option<T>,
+    ) -> Option<T> {
+        if self.params.contains_key(name) && self.params.contains_key(old) {
+            self.errors
+                .push(format!("{name}, {old} are mutually exclusive"));
+        }
+        let value = read(self, name);
+        let fallback = read(self, old);
+        value.or(fallback)
+    }
+
     pub(super) fn hash(&mut self, name: &str) -> Option<&'a Map<String, Value>> {
         match self.params.get(name)? {
             Value::Object(map) => Some(map),

@@ -221,6 +221,9 @@ impl MockGitlab {
                 Some(reason) => self.fail(id, &reason, None),
             }
         }
+        if self.queue.is_empty() {
+            return Ok(None);
+        }
         Err(reply::message(StatusCode::CONFLICT).into())
     }
 
@@ -243,6 +246,11 @@ impl MockGitlab {
             token: &job.token,
             pipeline: job.pipeline_number(),
             runner,
+            runner_description: self
+                .runners
+                .get(&runner)
+                .and_then(|runner| runner.description.as_deref()),
+            timeout: job.timeout_on(self.runners.get(&runner)),
             seconds_in_queue: self.now.since(queued_at).as_secs(),
             queue_size: self.queue.len(),
             session_url,

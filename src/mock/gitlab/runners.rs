@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     MockGitlab,
     params::Params,
+    registration::runner_details,
     reply::{self, Refused, Reply},
     settings::VerifyMode,
 };
@@ -17,6 +18,22 @@ use crate::{Secret, Time};
 const MAX_SYSTEM_ID: usize = 64;
 /// The manager of all requests without a `system_id`.
 const LEGACY_MANAGER: &str = "<legacy>";
+/// The executors that GitLab knows.
+const EXECUTORS: &[&str] = &[
+    "custom",
+    "shell",
+    "docker",
+    "docker-windows",
+    "docker-ssh",
+    "ssh",
+    "parallels",
+    "virtualbox",
+    "docker+machine",
+    "docker-ssh+machine",
+    "kubernetes",
+    "docker-autoscaler",
+    "instance",
+];
 
 /// GitLab's number of a runner (`id` in the answer to `verify`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +48,9 @@ impl fmt::Display for RunnerNumber {
 pub(super) struct Runner {
     pub(super) token: Secret,
     pub(super) paused: bool,
+    pub(super) description: Option<String>,
+    /// The longest time of its jobs in seconds, if it limits them.
+    pub(super) maximum_timeout: Option<u64>,
     /// The queue value: whoever knows it has seen the queue as it is.
     pub(super) last_update: String,
     pub(super) managers: BTreeMap<String, Manager>,
@@ -42,8 +62,10 @@ pub(super) struct Runner {
 pub struct Manager {
     /// Its `system_id`; `<legacy>` when it sends none.
     pub system_id: String,
-    /// Its `info` as stored. The server stores it on the first contact and then only after 40 to
-    /// 55 minutes, so this may be older than what was sent last.
+    /// Its `info` as stored, without what GitLab does not keep: `shell`, and all of `config` but
+    /// `gpus`; an executor that GitLab does not know is `unknown`. The server stores it on the
+    /// first contact and then only after 40 to 55 minutes, so this may be older than what was
+    /// sent last.
     pub info: Value,
     /// When it was first heard of.
     pub first_contact: Time,
@@ -84,6 +106,8 @@ impl MockGitlab {
         let runner = Runner {
             token: token.into(),
             paused: false,
+            description: None,
+            maximum_timeout: None,
             last_update: self.random.hex32(),
             managers: BTreeMap::new(),
         };
@@ -109,6 +133,11 @@ impl MockGitlab {
         if let Some(runner) = self.runners.get_mut(&runner) {
             runner.managers.clear();
         }
+    }
+
+    /// The authentication token of a runner: after a reset through the API it is another one.
+    pub fn runner_token(&self, runner: RunnerNumber) -> Option<&Secret> {
+        self.runners.get(&runner).map(|runner| &runner.token)
     }
 
     /// The managers of a runner.
@@ -163,8 +192,7 @@ impl MockGitlab {
         if self.settings.verify == VerifyMode::PlainText {
             return Ok(reply::text(StatusCode::OK, "200"));
         }
-        let body = json!({ "id": number.0, "token": token, "token_expires_at": null });
-        Ok(reply::json(StatusCode::OK, &body))
+        Ok(reply::json(StatusCode::OK, &runner_details(number, &token)))
     }
 
     /// The runner and the `system_id` of its manager, which has now been heard of.
@@ -187,7 +215,7 @@ impl MockGitlab {
         }
         let now = self.now;
         let lease = Duration::from_secs(self.random.between(40 * 60, 55 * 60));
-        let info = Value::Object(info.cloned().unwrap_or_default());
+        let info = info.map(stored).unwrap_or_default();
         if let Some(runner) = self.runners.get_mut(&number) {
             let manager = runner
                 .managers
@@ -203,8 +231,8 @@ impl MockGitlab {
             manager.last_contact = now;
             if now >= manager.next_store {
                 // A contact without details is stored too: it changes nothing but takes the turn.
-                if info.as_object().is_some_and(|info| !info.is_empty()) {
-                    manager.info = info;
+                if !info.is_empty() {
+                    manager.info = Value::Object(info);
                 }
                 manager.stored_at = now;
                 manager.next_store = now + lease;
@@ -212,4 +240,22 @@ impl MockGitlab {
         }
         Ok((number, system_id))
     }
+}
+
+/// What is kept of an `info`.
+fn stored(info: &Map<String, Value>) -> Map<String, Value> {
+    let mut info = info.clone();
+    info.remove("shell");
+    if let Some(Value::Object(config)) = info.get_mut("config") {
+        config.retain(|key, _| key == "gpus");
+    }
+    if let Some(executor) = info.get_mut("executor") {
+        let known = executor
+            .as_str()
+            .is_some_and(|name| EXECUTORS.contains(&name));
+        if !known {
+            *executor = "unknown".into();
+        }
+    }
+    info
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Secret;
+
 /// How the simulated server is set up. The default is a current GitLab as shipped.
 ///
 /// Change it at any time through [`MockGitlab::settings_mut`](super::MockGitlab::settings_mut).
@@ -18,6 +20,12 @@ pub struct Settings {
     pub long_poll: Option<Duration>,
     /// What `POST runners/verify` answers to a known token.
     pub verify: VerifyMode,
+    /// The token with which `POST runners` adds a runner; without one every token is refused.
+    pub registration_token: Option<Secret>,
+    /// Whether registration tokens may be used at all; if not, they are answered with 410.
+    pub registration_allowed: bool,
+    /// Where the Job Router is, for `GET runners/router/discovery`; 501 without one.
+    pub job_router_url: Option<String>,
     /// A heavy database migration runs: every route answers 429 with `Retry-After: 60`.
     pub migration_backoff: bool,
     /// Job requests per minute and runner token; 0 is no limit.
@@ -29,6 +37,16 @@ pub struct Settings {
     pub trace_limit: u32,
     /// The log size in MiB at which the server fails the job; 0 is no limit.
     pub trace_size_limit: u64,
+    /// The server fails a running job of which it has heard nothing for this long. GitLab looks
+    /// for such jobs from time to time and gives them about an hour; here it is exact, and off
+    /// (`None`) by default, so that a test is not surprised by it. A job that is canceling ends as
+    /// canceled.
+    pub no_updates_timeout: Option<Duration>,
+    /// The server fails a job that runs for longer than its timeout and this. Off by default; a
+    /// runner has to keep to the timeout by itself.
+    pub server_timeout_grace: Option<Duration>,
+    /// The server fails a job that nobody has asked for in this time. Off by default.
+    pub pending_timeout: Option<Duration>,
     /// Two-phase commit as in the 18.x line: a job handed to a runner that advertises
     /// `two_phase_job_commit` stays pending until the runner says `running`. Newer servers have
     /// dropped it, so it is off by default.
@@ -79,11 +97,17 @@ impl Default for Settings {
             relative_root: String::new(),
             long_poll: Some(Duration::from_nanos(50)),
             verify: VerifyMode::Json,
+            registration_token: None,
+            registration_allowed: true,
+            job_router_url: None,
             migration_backoff: false,
             job_request_limit: 2000,
             update_limit: 200,
             trace_limit: 200,
             trace_size_limit: 100,
+            no_updates_timeout: None,
+            server_timeout_grace: None,
+            pending_timeout: None,
             two_phase_commit: false,
             incremental_logging: false,
             chunk_persist_delay: Duration::from_secs(1),

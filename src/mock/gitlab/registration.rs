@@ -1,0 +1,167 @@
+//! How runners come, go and change their token: `runners`, `runners/managers`,
+//! `runners/reset_authentication_token` and `runners/router/discovery`.
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::{
+    MockGitlab, RunnerNumber,
+    params::Params,
+    reply::{self, Refused, Reply},
+};
+
+/// The longest note about a runner, in characters.
+const MAX_NOTE: usize = 1024;
+/// The shortest limit that a runner may put on the time of its jobs, in seconds.
+const MIN_MAXIMUM_TIMEOUT: i64 = 600;
+/// The values of `access_level`.
+const ACCESS_LEVELS: &[&str] = &["not_protected", "ref_protected"];
+
+impl MockGitlab {
+    /// `POST runners`, the deprecated way with a registration token.
+    pub(super) fn register(&mut self, params: Result<Params, Refused>) -> Result<Reply, Refused> {
+        self.check_migration()?;
+        let params = params?;
+        let mut check = params.check();
+        let token = check.required_string("token");
+        let description = check.string("description");
+        let note = check.either("maintenance_note", "maintainer_note", |check, name| {
+            check.string(name)
+        });
+        let inactive = check.either("paused", "active", |check, name| {
+            let flag = check.boolean(name)?;
+            Some(if name == "paused" { flag } else { !flag })
+        });
+        check.boolean("locked");
+        check.one_of("access_level", ACCESS_LEVELS);
+        let run_untagged = check.boolean("run_untagged").unwrap_or(true);
+        let tags = check.words("tag_list");
+        let maximum_timeout = check.integer("maximum_timeout");
+        check.hash("info");
+        check.finish()?;
+        self.check_registration(&token)?;
+
+        let invalid = |field: &str, text: &str| {
+            let mut errors = serde_json::Map::new();
+            errors.insert(field.to_owned(), json!([text]));
+            let body = json!({ "message": errors });
+            Err(reply::json(StatusCode::BAD_REQUEST, &body).into())
+        };
+        if note.is_some_and(|note| note.chars().count() > MAX_NOTE) {
+            let text = "is too long (maximum is 1024 characters)";
+            return invalid("maintenance_note", text);
+        }
+        if !run_untagged && tags.is_empty() {
+            let text = "can not be empty when runner is not allowed to pick untagged jobs";
+            return invalid("tags_list", text);
+        }
+        if maximum_timeout.is_some_and(|seconds| seconds < MIN_MAXIMUM_TIMEOUT) {
+            return invalid("maximum_timeout", "needs to be at least 10 minutes");
+        }
+        let token = format!("t3_{}", self.random.word(20));
+        let number = self.add_runner(token.as_str());
+        if let Some(runner) = self.runners.get_mut(&number) {
+            runner.paused = inactive.unwrap_or(false);
+            runner.description = description.filter(|text| !text.is_empty());
+            runner.maximum_timeout =
+                maximum_timeout.and_then(|seconds| u64::try_from(seconds).ok());
+        }
+        Ok(reply::json(
+            StatusCode::CREATED,
+            &runner_details(number, &token),
+        ))
+    }
+
+    /// `DELETE runners`: the token is unknown from now on, to all that share it.
+    pub(super) fn unregister(&mut self, params: Result<Params, Refused>) -> Result<Reply, Refused> {
+        self.check_migration()?;
+        let params = params?;
+        let mut check = params.check();
+        let token = check.required_string("token");
+        check.finish()?;
+        let number = self.known_runner(&token)?;
+        self.remove_runner(number);
+        Ok(reply::no_content())
+    }
+
+    /// `DELETE runners/managers`: only one of those that share the token.
+    pub(super) fn unregister_manager(
+        &mut self,
+        params: Result<Params, Refused>,
+    ) -> Result<Reply, Refused> {
+        self.check_migration()?;
+        let params = params?;
+        let mut check = params.check();
+        let token = check.required_string("token");
+        let system_id = check.required_string("system_id");
+        check.finish()?;
+        let number = self.known_runner(&token)?;
+        let runner = self.runners.get_mut(&number);
+        match runner.and_then(|runner| runner.managers.remove(&system_id)) {
+            Some(_) => Ok(reply::no_content()),
+            None => Err(reply::message(StatusCode::NOT_FOUND).into()),
+        }
+    }
+
+    /// `POST runners/reset_authentication_token`: the old token is dead at once.
+    pub(super) fn reset_token(
+        &mut self,
+        params: Result<Params, Refused>,
+    ) -> Result<Reply, Refused> {
+        self.check_migration()?;
+        let params = params?;
+        let mut check = params.check();
+        let token = check.required_string("token");
+        let system_id = check.string("system_id");
+        check.finish()?;
+        let (number, _) = self.authenticate_runner(&token, system_id, None)?;
+        let prefix = if token.starts_with("glrt-") {
+            "glrt-"
+        } else {
+            ""
+        };
+        let token = format!("{prefix}t3_{}", self.random.word(20));
+        if let Some(runner) = self.runners.get_mut(&number) {
+            runner.token = token.as_str().into();
+        }
+        let body = json!({ "token": token, "token_expires_at": null });
+        Ok(reply::json(StatusCode::CREATED, &body))
+    }
+
+    /// `GET runners/router/discovery`: the one route that wants the token in a header.
+    pub(super) fn discover_router(&mut self, request: &Request<Bytes>) -> Result<Reply, Refused> {
+        self.check_migration()?;
+        let token = request.headers().get("Runner-Token");
+        let token = token.map(|token| String::from_utf8_lossy(token.as_bytes()));
+        self.known_runner(&token.unwrap_or_default())?;
+        match &self.settings.job_router_url {
+            Some(url) => Ok(reply::json(StatusCode::OK, &json!({ "server_url": url }))),
+            None => Err(reply::message(StatusCode::NOT_IMPLEMENTED).into()),
+        }
+    }
+
+    /// Whether a runner may be registered with this token.
+    fn check_registration(&self, token: &str) -> Result<(), Refused> {
+        if !self.settings.registration_allowed && !token.is_empty() {
+            let reason = "runner registration disallowed";
+            return Err(reply::message_because(StatusCode::GONE, reason).into());
+        }
+        let known = self.settings.registration_token.as_ref();
+        if known.is_some_and(|known| !token.is_empty() && known.expose() == token) {
+            return Ok(());
+        }
+        Err(reply::message_because(StatusCode::FORBIDDEN, "invalid token supplied").into())
+    }
+
+    /// The runner with this token, which does not count as heard of.
+    fn known_runner(&self, token: &str) -> Result<RunnerNumber, Refused> {
+        self.runner_with(token)
+            .ok_or_else(|| reply::message(StatusCode::FORBIDDEN).into())
+    }
+}
+
+/// What registration and `verify` tell of a runner.
+pub(super) fn runner_details(number: RunnerNumber, token: &str) -> Value {
+    json!({ "id": number.0, "token": token, "token_expires_at": null })
+}
