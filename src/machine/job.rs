@@ -41,6 +41,8 @@ pub(super) struct JobMachine {
     started: bool,
     /// Whether a `PollOnce` waits to hear what becomes of it.
     once: bool,
+    /// Whether GitLab took it back before it was started.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -128,6 +130,7 @@ impl JobMachine {
             deadline: None,
             started: false,
             once,
+            refused: false,
         }
     }
 
@@ -135,8 +138,14 @@ impl JobMachine {
         matches!(self.state, State::Done)
     }
 
+    /// Whether GitLab took it back before it was started: it was no job for us.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
     /// What the handler's side says; false if it was not asked for that.
     pub(super) fn on_input(&mut self, core: &mut Core, input: JobInput) -> bool {
+        let mut fits = true;
         match (input, &self.state) {
             (JobInput::Traced(mark), _) => self.exchange.grow(core, mark),
             (JobInput::Accepted, State::Starting { .. }) => self.next_step(core, None),
@@ -154,10 +163,10 @@ impl JobMachine {
                 self.exchange.grow(core, trace);
                 self.finish(core);
             }
-            _ => return false,
+            _ => fits = false,
         }
         self.advance(core);
-        true
+        fits
     }
 
     /// A reply or a failure for one of the job's requests.
@@ -238,6 +247,7 @@ impl JobMachine {
             News::Canceling => self.cancel(core),
             News::Ended(why) if committing => {
                 core.notice(Notice::JobDropped { job: self.id, why });
+                self.refused = true;
                 self.done(core);
             }
             News::Ended(why) => self.abort(core, why),

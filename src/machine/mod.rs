@@ -132,15 +132,13 @@ impl RunnerMachine {
                     self.ignored += 1;
                 }
             }
-            Input::PollOnce => self.poller.poll_once(&mut self.core, self.stop.is_some()),
+            Input::PollOnce => self.poller.poll_once(&mut self.core),
             Input::WithdrawPoll => {
                 if !self.poller.withdraw() {
                     self.ignored += 1;
                 }
             }
-            Input::Call(RunnerCall::Verify) => {
-                self.poller.call_verify(&mut self.core, self.stop.is_some());
-            }
+            Input::Call(RunnerCall::Verify) => self.poller.call_verify(&mut self.core),
             Input::Stop(mode) => self.on_stop(mode),
         }
         self.advance_runner();
@@ -220,6 +218,7 @@ impl RunnerMachine {
         match self.jobs.entry(id) {
             Entry::Occupied(_) => {
                 self.core.notice(Notice::JobRepeated(id));
+                self.poller.pause(&mut self.core);
                 if once {
                     self.core
                         .outbox
@@ -263,6 +262,9 @@ impl RunnerMachine {
             return;
         };
         if job.is_done() {
+            if job.is_refused() {
+                self.poller.pause(&mut self.core);
+            }
             self.jobs.remove(&id);
             self.timers.set(Owner::Job(id), None);
         } else {

@@ -40,6 +40,8 @@ pub(super) struct Poller {
     backoff: Backoff,
     /// The server found the request too large: send less about ourselves.
     shrunk: bool,
+    /// No more requests, whatever comes.
+    stopping: bool,
     /// After an abort, when to stop waiting for what is in flight.
     give_up: Option<Time>,
 }
@@ -71,8 +73,8 @@ impl Poller {
         self.capacity = capacity;
     }
 
-    pub(super) fn poll_once(&mut self, core: &mut Core, stopping: bool) {
-        if stopping {
+    pub(super) fn poll_once(&mut self, core: &mut Core) {
+        if self.stopping {
             core.outbox.push_back(Output::Polled(PollOutcome::Stopped));
         } else {
             self.once += 1;
@@ -91,8 +93,8 @@ impl Poller {
         self.once
     }
 
-    pub(super) fn call_verify(&mut self, core: &mut Core, stopping: bool) {
-        if stopping {
+    pub(super) fn call_verify(&mut self, core: &mut Core) {
+        if self.stopping {
             let outcome = CallOutcome::VerifyFailed(Trouble::Stopped);
             core.outbox.push_back(Output::Called(outcome));
         } else {
@@ -107,6 +109,7 @@ impl Poller {
 
     /// No more requests; what is in flight is awaited, after an abort for a short time only.
     pub(super) fn stop(&mut self, core: &mut Core, mode: StopMode) {
+        self.stopping = true;
         self.capacity = 0;
         for _ in 0..std::mem::take(&mut self.once) {
             core.outbox.push_back(Output::Polled(PollOutcome::Stopped));
@@ -231,6 +234,11 @@ impl Poller {
         }
     }
 
+    /// What GitLab handed out was no new job: as if there had been none.
+    pub(super) fn pause(&mut self, core: &mut Core) {
+        self.next_poll = core.now + core.rng.jitter(core.config.poll_interval);
+    }
+
     fn on_verified(&mut self, core: &mut Core, answer: Result<Response<Bytes>, TransportError>) {
         self.token = TokenCheck::Done;
         match verify_trouble(core, answer) {
@@ -279,11 +287,11 @@ impl Poller {
                 self.backoff.reset();
                 // A request that was held and then let go means that something is new.
                 let held = core.now.since(poll.sent) >= core.config.long_poll_threshold;
-                self.next_poll = if held {
-                    core.now
+                if held {
+                    self.next_poll = core.now;
                 } else {
-                    core.now + core.rng.jitter(core.config.poll_interval)
-                };
+                    self.pause(core);
+                }
                 self.polled(core, poll, PollOutcome::NoJob);
                 None
             }
@@ -294,7 +302,7 @@ impl Poller {
                 None
             }
             // The request is too large: say less about ourselves, and ask again at once.
-            StatusCode::PAYLOAD_TOO_LARGE if !self.shrunk => {
+            StatusCode::PAYLOAD_TOO_LARGE if !self.shrunk && !self.stopping => {
                 self.shrunk = true;
                 self.next_poll = core.now;
                 self.once += usize::from(poll.once);

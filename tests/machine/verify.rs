@@ -1,0 +1,122 @@
+//! `POST runners/verify`.
+
+use std::time::Duration;
+
+use gitlab_runner::machine::{CallOutcome, Input, PollOutcome, RunnerCall, StopMode, StopReason};
+use serde_json::json;
+
+use crate::world::{TOKEN, World, html, reply};
+
+fn world() -> World {
+    let mut world = World::with(|config| config.verify = true);
+    world.input(Input::SetCapacity(1));
+    world
+}
+
+#[test]
+fn the_token_is_verified_before_the_first_job_is_asked_for() {
+    let mut world = world();
+    let verify = world.request();
+    assert_eq!(
+        (verify.method.as_str(), verify.path.as_str()),
+        ("POST", "runners/verify")
+    );
+    assert_eq!(verify.header("RUNNER-TOKEN"), Some(TOKEN));
+    let body = verify.json();
+    assert_eq!(body["token"], TOKEN);
+    assert_eq!(body["system_id"], "s_0123456789ab");
+    assert_eq!(body["info"]["name"], "gitlab-runner-rs");
+    assert_eq!(body["info"]["features"]["cancelable"], true);
+    world.reply(
+        &verify,
+        reply(200).json(&json!({ "id": 1, "token": TOKEN })),
+    );
+    assert_eq!(world.request().path, "jobs/request");
+    assert!(world.notices.is_empty());
+}
+
+#[test]
+fn old_servers_answer_in_plain_text() {
+    let mut world = world();
+    let verify = world.request();
+    world.reply(&verify, reply(200).body("200"));
+    assert_eq!(world.request().path, "jobs/request");
+}
+
+#[test]
+fn verify_403_ends_the_run_with_a_reason() {
+    let mut world = world();
+    let verify = world.request();
+    world.reply(&verify, reply(403).body(r#"{"message":"403 Forbidden"}"#));
+    assert!(
+        matches!(&world.stopped, Some(StopReason::TokenRefused(_))),
+        "{:?}",
+        world.stopped
+    );
+    world.pass(Duration::from_secs(7200));
+    // Another run asks once more.
+    world.input(Input::SetCapacity(2));
+    assert_eq!(world.request().path, "runners/verify");
+}
+
+#[test]
+fn verify_403_answers_those_who_asked_for_one_job() {
+    let mut world = World::with(|config| config.verify = true);
+    world.input(Input::PollOnce);
+    world.input(Input::PollOnce);
+    let verify = world.request();
+    world.reply(&verify, reply(403));
+    assert_eq!(world.polled.len(), 2);
+    assert!(
+        world
+            .polled
+            .iter()
+            .all(|outcome| matches!(outcome, PollOutcome::Failed(_)))
+    );
+    assert!(world.stopped.is_none());
+}
+
+#[test]
+fn any_other_answer_is_noted_and_jobs_are_asked_for_all_the_same() {
+    for n in 0..5 {
+        let mut world = world();
+        let verify = world.request();
+        match n {
+            0 => world.reply(&verify, reply(404)),
+            1 => world.reply(&verify, html(502)),
+            2 => world.reply(
+                &verify,
+                reply(302).header("Location", "https://elsewhere.test/"),
+            ),
+            3 => world.lose(&verify),
+            _ => world.fail(&verify, false),
+        }
+        assert!(world.notice("could not verify the runner token"));
+        assert_eq!(world.next_request().path, "jobs/request");
+    }
+}
+
+#[test]
+fn anybody_may_ask_for_it_at_any_time() {
+    let mut world = World::new();
+    for status in [200, 403, 500] {
+        world.input(Input::Call(RunnerCall::Verify));
+        let verify = world.request();
+        world.reply(&verify, reply(status));
+        let outcome = world.called.pop_front().unwrap();
+        assert_eq!(
+            matches!(outcome, CallOutcome::Verified),
+            status == 200,
+            "{outcome:?}"
+        );
+    }
+    assert!(world.stopped.is_none());
+    world.input(Input::Call(RunnerCall::Verify));
+    let verify = world.request();
+    world.input(Input::Stop(StopMode::Drain));
+    assert_eq!(world.forgotten, [verify.id]);
+    assert!(matches!(
+        world.called.pop_front(),
+        Some(CallOutcome::VerifyFailed(_))
+    ));
+}
