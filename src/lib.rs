@@ -54,6 +54,7 @@
 //! | [`protocol`] | what GitLab and a runner say to each other | nothing |
 //! | [`trace`] | the log of a job: masking, checksum, ranges | nothing |
 //! | [`machine`] | the runner as a pure state machine | nothing |
+//! | [`artifact`] | files that go into a job and come out of it | an adapter |
 //! | [`Runner`], [`job`] | handlers, and the driver between them and the machine | an adapter |
 //! | [`adapter`] | HTTP, time, tasks and files of one runtime | its feature |
 //! | [`mock`] | a simulated GitLab, pure or served on loopback | `mock` |
@@ -130,6 +131,9 @@ pub mod transport;
 #[cfg(feature = "runner")]
 pub mod adapter;
 #[cfg(feature = "runner")]
+#[allow(dead_code, reason = "what the driver does not use yet")]
+pub mod artifact;
+#[cfg(feature = "runner")]
 mod error;
 #[cfg(feature = "runner")]
 mod handler;
@@ -140,6 +144,9 @@ mod runner;
 #[cfg(feature = "sim")]
 #[path = "../adapters/sim/mod.rs"]
 pub mod sim;
+#[cfg(feature = "runner")]
+#[allow(dead_code, reason = "what the driver does not use yet")]
+mod spool;
 #[cfg(feature = "runner")]
 mod sync;
 

@@ -24,18 +24,25 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/mock", &["ids", "secret", "time"]),
     ("src/error.rs", &["machine"]),
     ("src/adapter", &["sync", "time", "transport"]),
+    ("src/spool.rs", &["adapter", "sync"]),
+    (
+        "src/artifact",
+        &["adapter", "protocol", "spool", "sync", "time"],
+    ),
     ("adapters/hyper_common.rs", &["adapter"]),
     ("adapters/tokio_hyper.rs", &["adapter", "time"]),
     ("adapters/sim", &["adapter", "mock", "time"]),
     (
         "src/handler",
-        &["adapter", "ids", "protocol", "sync", "time", "trace"],
+        &[
+            "adapter", "artifact", "ids", "protocol", "spool", "sync", "time", "trace",
+        ],
     ),
     (
         "src/runner",
         &[
-            "adapter", "error", "handler", "ids", "machine", "protocol", "secret", "sync", "time",
-            "trace",
+            "adapter", "artifact", "error", "handler", "ids", "machine", "protocol", "secret",
+            "spool", "sync", "time", "trace",
         ],
     ),
 ];

@@ -13,10 +13,10 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use super::spill::SpillFile;
 use crate::{
     adapter::{Adapter, Body},
     ids::JobId,
+    spool::SpoolFile,
     sync::lock,
     trace::{TraceMark, TraceSpool},
 };
@@ -28,7 +28,7 @@ pub(crate) struct JobLog {
     awake: AtomicBool,
     inner: Mutex<Inner>,
     /// What is no longer in memory.
-    spilled: Mutex<Option<Arc<SpillFile>>>,
+    spilled: Mutex<Option<Arc<SpoolFile>>>,
     /// Whether older bytes are about to be stored, or could not be.
     spilling: AtomicBool,
     tell: Box<dyn Fn(LogNews) + Send + Sync>,
@@ -231,11 +231,11 @@ impl JobLog {
         }
     }
 
-    fn spill_file(&self, dir: &Path) -> io::Result<Arc<SpillFile>> {
+    fn spill_file(&self, dir: &Path) -> io::Result<Arc<SpoolFile>> {
         let mut spilled = lock(&self.spilled);
         let file = match spilled.take() {
             Some(file) => file,
-            None => Arc::new(SpillFile::create(dir)?),
+            None => Arc::new(SpoolFile::create(dir)?),
         };
         Ok(Arc::clone(spilled.insert(file)))
     }

@@ -1,13 +1,11 @@
 //! The side of the user: what runs a job, what it is given, and where its output goes.
 
-mod files;
 pub mod job;
 mod jobs;
 #[cfg(feature = "tracing")]
 mod layer;
 mod log;
 mod scope;
-mod spill;
 
 use std::pin::pin;
 
@@ -15,7 +13,6 @@ use async_trait::async_trait;
 use futures::future::{Either, select};
 use tokio_util::sync::CancellationToken;
 
-pub use self::files::{NoFiles, UploadableFile};
 pub use self::jobs::JobRunList;
 #[cfg(feature = "tracing")]
 pub use self::layer::{GitlabFilter, GitlabLayer};
@@ -29,7 +26,10 @@ pub(crate) use self::{
     log::{Colour, JobLog, LogNews},
     scope::{Context, Scope},
 };
-pub use crate::protocol::Phase;
+pub use crate::{
+    artifact::{NoFiles, UploadableFile},
+    protocol::Phase,
+};
 
 /// How a step ended: well, or not.
 ///

@@ -9,6 +9,7 @@
 //! - [`JobPayload`]: a job as GitLab hands it out, read leniently.
 //! - [`job_request_body`], [`verify_body`]: what a runner tells of itself ([`Info`]).
 //! - [`update_body`]: the state of a job, and why it failed ([`Failure`]).
+//! - [`ArtifactForm`], [`artifact_query`], [`artifact_file_name`]: the upload of an artifact.
 //! - [`error_message`]: what the body of an error reply says.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 #[macro_use]
 mod wire;
 
+mod artifact;
 mod error_body;
 pub mod headers;
 mod job;
@@ -26,6 +28,7 @@ mod update;
 mod url;
 
 pub use self::{
+    artifact::{ArtifactForm, artifact_file_name, artifact_query},
     error_body::error_message,
     job::{
         AkeylessSecret, AkeylessServer, ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile,
