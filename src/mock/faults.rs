@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fmt, ops::Range, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{Request, StatusCode, request::Parts};
 
-use super::{Answer, HoldId, Server, gitlab::reply, random::Random};
+use super::{Answer, BodyLimit, HoldId, Server, gitlab::reply, random::Random};
 use crate::Time;
 
 /// What goes wrong with one request.
@@ -217,11 +217,18 @@ impl<S: Server> Server for Faulty<S> {
                     (Fault::CutAfter, _) => Answer::Close,
                     (Fault::Lost, _) => Answer::Reply(reply::html(StatusCode::BAD_GATEWAY)),
                     (Fault::Late, answer) => self.hold(now, answer),
-                    (_, Answer::Reply(whole)) => Answer::Reply(truncated(whole)),
+                    (_, Answer::Reply(whole)) => {
+                        let half = whole.body().len() / 2;
+                        Answer::Reply(reply::cut(whole, half))
+                    }
                     (_, Answer::Close) => Answer::Close,
                 }
             }
         }
+    }
+
+    fn body_limit(&self, head: &Parts) -> Option<BodyLimit> {
+        self.server.body_limit(head)
     }
 
     fn poll_answer(&mut self, now: Time) -> Option<(HoldId, Answer)> {
@@ -242,18 +249,6 @@ impl<S: Server> Server for Faulty<S> {
             self.server.drop_hold(hold);
         }
     }
-}
-
-/// Says how long the body is, and does not send all of it.
-fn truncated(mut whole: Response<Bytes>) -> Response<Bytes> {
-    let len = whole.body().len();
-    if len > 0 {
-        whole
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, len.into());
-        whole.body_mut().truncate(len / 2);
-    }
-    whole
 }
 
 /// Counts only.

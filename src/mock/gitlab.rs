@@ -7,13 +7,16 @@
 //! It reads requests with its own code and shares nothing with the runner's side of the protocol,
 //! so that a mistake made there does not find its twin here.
 
+mod artifacts;
 mod auth;
 mod jobs;
 mod params;
-mod plan;
+mod pipelines;
+pub(super) mod plan;
 mod poll;
 mod registration;
 pub(super) mod reply;
+mod route;
 mod runners;
 mod settings;
 mod sweep;
@@ -27,25 +30,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Request, StatusCode, header, request::Parts};
 
 use self::{
     auth::RateLimits,
     jobs::{Job, Parked},
-    params::Params,
+    params::{Params, header_text, token_or_header},
     plan::{Effect, Planned},
     poll::Hold,
     reply::{Refused, Reply},
+    route::Route,
     runners::Runner,
 };
 use super::{
-    Answer, HoldId, Server,
+    Answer, BodyLimit, HoldId, ObjectStore, Server,
     random::Random,
     report::{MAX_REQUESTS, RequestRecord},
 };
 use crate::{JobId, Time};
 
-pub use jobs::PipelineError;
+pub use pipelines::PipelineError;
 pub use plan::{Endpoint, Override};
 pub use runners::{Manager, RunnerNumber};
 pub use settings::{Settings, VerifyMode};
@@ -92,6 +96,7 @@ pub struct MockGitlab {
     plans: Vec<Planned>,
     rates: RateLimits,
     conflicts: u32,
+    storage: ObjectStore,
     requests: VecDeque<RequestRecord>,
     /// Number of the first request in `requests`.
     first_request: u64,
@@ -118,6 +123,7 @@ impl MockGitlab {
             plans: Vec::new(),
             rates: RateLimits::default(),
             conflicts: 0,
+            storage: ObjectStore::default(),
             requests: VecDeque::new(),
             first_request: 0,
         }
@@ -185,46 +191,6 @@ impl MockGitlab {
         self.holds.len()
     }
 
-    fn route(&self, request: &Request<Bytes>) -> Route {
-        let path = request.uri().path();
-        let Some(path) = path
-            .strip_prefix(&self.settings.root())
-            .and_then(|path| path.strip_prefix("/api/v4/"))
-        else {
-            return Route::Outside;
-        };
-        let method = request.method();
-        let mut parts = path.split('/');
-        let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
-        match parts {
-            [Some("runners"), None, None, None] if method == Method::POST => Route::Register,
-            [Some("runners"), None, None, None] if method == Method::DELETE => Route::Unregister,
-            [Some("runners"), Some("managers"), None, None] if method == Method::DELETE => {
-                Route::UnregisterManager
-            }
-            [
-                Some("runners"),
-                Some("reset_authentication_token"),
-                None,
-                None,
-            ] if method == Method::POST => Route::ResetToken,
-            [Some("runners"), Some("router"), Some("discovery"), None] if method == Method::GET => {
-                Route::Discovery
-            }
-            [Some("runners"), Some("verify"), None, None] if method == Method::POST => {
-                Route::Verify
-            }
-            [Some("jobs"), Some("request"), None, None] if method == Method::POST => Route::Poll,
-            [Some("jobs"), Some(id), None, None] if method == Method::PUT => {
-                Route::Update(id.to_owned())
-            }
-            [Some("jobs"), Some(id), Some("trace"), None] if method == Method::PATCH => {
-                Route::Trace(id.to_owned())
-            }
-            _ => Route::Unknown,
-        }
-    }
-
     fn process(
         &mut self,
         route: &Route,
@@ -241,6 +207,9 @@ impl MockGitlab {
             Route::Poll => return self.poll(request, params),
             Route::Update(id) => self.update(id, params),
             Route::Trace(id) => self.append_trace(id, request, params),
+            Route::Authorize(id) => self.authorize_directly(id, request, params),
+            Route::Upload(id) => self.upload_artifact(id, request, params),
+            Route::Download(id) => self.download_artifact(id, request, params),
             Route::Unknown => Ok(reply::error(StatusCode::NOT_FOUND, "404 Not Found")),
             Route::Outside => Ok(reply::html(StatusCode::NOT_FOUND)),
         };
@@ -248,21 +217,46 @@ impl MockGitlab {
     }
 
     /// Takes down a request; the number is for [`Self::answered`].
-    fn record(&mut self, request: &Request<Bytes>, job: Option<JobId>, state: Option<&str>) -> u64 {
-        let range = request.headers().get(header::CONTENT_RANGE);
-        let record = RequestRecord {
-            at: self.now,
-            method: request.method().clone(),
-            path: request.uri().path().to_owned(),
-            job,
-            content_range: range
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
-            body_len: request.body().len(),
-            state: state.map(str::to_owned),
-            status: None,
-            answered_at: None,
-            delivered: false,
+    fn record(
+        &mut self,
+        request: &Request<Bytes>,
+        route: &Route,
+        job: Option<JobId>,
+        params: Option<&Params>,
+    ) -> u64 {
+        let text = |name| {
+            params
+                .and_then(|params| params.string(name))
+                .map(str::to_owned)
         };
+        let token = token_or_header(text("token").or(text("job_token")), request.headers());
+        let record =
+            RequestRecord {
+                at: self.now,
+                method: request.method().clone(),
+                path: request.uri().path().to_owned(),
+                job,
+                content_range: header_text(request.headers(), header::CONTENT_RANGE.as_str()),
+                body_len: request.body().len(),
+                token_of: self.tokens.get(&token).copied(),
+                artifact_type: match route {
+                    Route::Upload(_) => params.map(artifacts::named_type),
+                    _ => None,
+                },
+                direct_download: match route {
+                    Route::Download(_) => Some(params.is_some_and(|params| {
+                        params.check().boolean("direct_download") == Some(true)
+                    })),
+                    _ => None,
+                },
+                state: match route {
+                    Route::Update(_) => text("state"),
+                    _ => None,
+                },
+                status: None,
+                answered_at: None,
+                delivered: false,
+            };
         if self.requests.len() == MAX_REQUESTS {
             self.requests.pop_front();
             self.first_request += 1;
@@ -295,14 +289,14 @@ impl MockGitlab {
 impl Server for MockGitlab {
     fn handle(&mut self, now: Time, request: Request<Bytes>) -> Answer {
         self.advance(now);
-        let route = self.route(&request);
+        let route = Route::of(&self.settings, request.method(), request.uri());
         let job = route.job().filter(|job| self.jobs.contains_key(job));
         let params = Params::of(&request);
         let state = match (&route, &params) {
             (Route::Update(_), Ok(params)) => params.string("state"),
             _ => None,
         };
-        let number = self.record(&request, job, state);
+        let number = self.record(&request, &route, job, params.as_ref().ok());
         let due = plan::due(&mut self.plans, |endpoint| route.is(endpoint, state), job);
         let after = match due.map(Override::effect) {
             None => None,
@@ -323,10 +317,14 @@ impl Server for MockGitlab {
             }
             (Processed::Reply(lost), Some(after)) => {
                 self.answered(number, Some(lost.status()), false);
-                after.map_or(Answer::Close, Answer::Reply)
+                after.apply(lost)
             }
             (Processed::Hold(hold), after) => self.put_on_hold(hold, number, after),
         }
+    }
+
+    fn body_limit(&self, head: &Parts) -> Option<BodyLimit> {
+        self.upload_limit(head)
     }
 
     fn poll_answer(&mut self, now: Time) -> Option<(HoldId, Answer)> {
@@ -363,44 +361,4 @@ impl fmt::Debug for MockGitlab {
 enum Processed {
     Reply(Reply),
     Hold(Hold),
-}
-
-enum Route {
-    Register,
-    Unregister,
-    UnregisterManager,
-    ResetToken,
-    Discovery,
-    Verify,
-    Poll,
-    /// With the id as it is in the path: it is validated later.
-    Update(String),
-    Trace(String),
-    /// Below the API, but none of ours.
-    Unknown,
-    /// Not below the API.
-    Outside,
-}
-
-impl Route {
-    fn job(&self) -> Option<JobId> {
-        match self {
-            Self::Update(id) | Self::Trace(id) => id.parse().ok().map(JobId),
-            _ => None,
-        }
-    }
-
-    fn is(&self, endpoint: Endpoint, state: Option<&str>) -> bool {
-        match endpoint {
-            Endpoint::Any => true,
-            Endpoint::Verify => matches!(self, Self::Verify),
-            Endpoint::JobRequest => matches!(self, Self::Poll),
-            Endpoint::Update => matches!(self, Self::Update(_)),
-            Endpoint::KeepAlive => matches!(self, Self::Update(_)) && state == Some("running"),
-            Endpoint::FinalUpdate => {
-                matches!(self, Self::Update(_)) && matches!(state, Some("success" | "failed"))
-            }
-            Endpoint::Trace => matches!(self, Self::Trace(_)),
-        }
-    }
 }

@@ -46,10 +46,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Answer, HoldId, Server};
+use super::{Answer, BodyLimit, HoldId, Server};
 use crate::Time;
 
-/// The longest request body that is taken, in bytes. A longer one is answered 413.
+/// The longest request body that is taken, in bytes, unless the server has a
+/// [limit](Server::body_limit) of its own. A longer one is answered 413.
 pub const MAX_REQUEST_BODY: usize = 64 * 1024 * 1024;
 
 /// A [`Server`] at work on `127.0.0.1`. Dropping it closes every connection and ends its thread.
@@ -205,9 +206,11 @@ impl<S: Server> fmt::Debug for Loopback<S> {
     }
 }
 
-/// How much of a body that is too long is read before the connection is closed anyway: a close
-/// with unread bytes would take the reply with it.
+/// How much of a body is read, beyond what is wanted of it, before the connection is closed
+/// anyway: a close with unread bytes would take the reply with it.
 const MAX_DRAINED: usize = 4 * MAX_REQUEST_BODY;
+/// How long a client may take to notice an early reply and to stop sending.
+const LINGER: Duration = Duration::from_secs(10);
 
 struct Shared<S> {
     state: Mutex<State<S>>,
@@ -390,40 +393,69 @@ async fn exchange<S: Server>(
     request: Request<Incoming>,
 ) -> io::Result<Response<ReplyBody>> {
     let (head, mut body) = request.into_parts();
-    let Some(body) = collect(&mut body).await? else {
-        let mut reply = Response::new(whole(Bytes::new()));
-        *reply.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-        reply
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
-        return Ok(reply);
-    };
-    let method = head.method.clone();
-    match shared.answer(Request::from_parts(head, body)).await {
-        Answer::Reply(reply) => Ok(framed(&method, reply)),
-        Answer::Close | Answer::Hold(_) => Err(io::Error::other("closed by the server")),
+    let wish = shared.lock().server.body_limit(&head);
+    let limit = wish.unwrap_or(BodyLimit::new(MAX_REQUEST_BODY, false));
+    let (bytes, whole) = collect(&mut body, limit.bytes).await?;
+    if !whole && !limit.early {
+        drain(&mut body).await?;
     }
+    if !whole && wish.is_none() {
+        let mut reply = Response::new(Bytes::new());
+        *reply.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+        return Ok(closing(framed(&head.method, reply)));
+    }
+    let method = head.method.clone();
+    let reply = match shared.answer(Request::from_parts(head, bytes)).await {
+        Answer::Reply(reply) => framed(&method, reply),
+        Answer::Close | Answer::Hold(_) => return Err(io::Error::other("closed by the server")),
+    };
+    if whole {
+        return Ok(reply);
+    }
+    if limit.early {
+        // Goes on to read while the reply is sent. Dropping the body closes the connection.
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(LINGER, drain(&mut body)).await;
+        });
+    }
+    Ok(closing(reply))
 }
 
-/// The whole body, or `None` if it is too long. Reads on in that case, within reason.
-async fn collect(body: &mut Incoming) -> io::Result<Option<Bytes>> {
+/// The body, or its first `limit` bytes; and whether that is all of it.
+async fn collect(body: &mut Incoming, limit: usize) -> io::Result<(Bytes, bool)> {
     let mut collected = BytesMut::new();
-    let mut len = 0usize;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(io::Error::other)?.into_data() else {
             continue;
         };
-        len = len.saturating_add(data.len());
-        if len > MAX_DRAINED {
-            return Err(io::Error::other("far too long a body"));
+        let room = limit - collected.len();
+        if data.len() > room {
+            collected.extend_from_slice(&data[..room]);
+            return Ok((collected.freeze(), false));
         }
-        if len > MAX_REQUEST_BODY {
-            collected = BytesMut::new();
-        } else {
-            collected.extend_from_slice(&data);
-        }
+        collected.extend_from_slice(&data);
     }
-    Ok((len <= MAX_REQUEST_BODY).then(|| collected.freeze()))
+    Ok((collected.freeze(), true))
+}
+
+/// Reads on, within reason.
+async fn drain(body: &mut Incoming) -> io::Result<()> {
+    let mut left = MAX_DRAINED;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(io::Error::other)?.into_data() else {
+            continue;
+        };
+        left = left
+            .checked_sub(data.len())
+            .ok_or_else(|| io::Error::other("far too long a body"))?;
+    }
+    Ok(())
+}
+
+fn closing(mut reply: Response<ReplyBody>) -> Response<ReplyBody> {
+    let close = HeaderValue::from_static("close");
+    reply.headers_mut().insert(CONNECTION, close);
+    reply
 }
 
 /// The reply as hyper takes it, which insists on a `Content-Length` that is true.

@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::artifact::ArtifactSpec;
+
 type PayloadOverride = Arc<dyn Fn(&mut Value) + Send + Sync>;
 
 /// A job to be queued.
@@ -31,6 +33,7 @@ pub struct JobSpec {
     pub(super) failure_reasons: Option<Vec<String>>,
     pub(super) token_mask_prefixes: Option<Vec<String>>,
     pub(super) needs: Option<Vec<String>>,
+    pub(super) dependencies: Option<Vec<String>>,
     pub(super) allow_failure: bool,
     pub(super) artifacts: Vec<ArtifactSpec>,
     pub(super) merge_request: Option<u64>,
@@ -48,13 +51,6 @@ pub(super) struct SpecVariable {
     pub(super) masked: bool,
     pub(super) file: bool,
     pub(super) raw: bool,
-}
-
-#[derive(Clone)]
-pub(super) struct ArtifactSpec {
-    /// The report's type; `None` for the archive.
-    pub(super) report: Option<String>,
-    pub(super) paths: Vec<String>,
 }
 
 impl JobSpec {
@@ -75,6 +71,7 @@ impl JobSpec {
             failure_reasons: None,
             token_mask_prefixes: None,
             needs: None,
+            dependencies: None,
             allow_failure: false,
             artifacts: Vec::new(),
             merge_request: None,
@@ -193,6 +190,17 @@ impl JobSpec {
         self
     }
 
+    /// In a pipeline: gets the archives of the jobs with these names alone, instead of all those
+    /// that it waits for; with none of them, no archives. It has to wait for each of them.
+    #[must_use]
+    pub fn dependencies<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        self.dependencies = Some(owned(names));
+        self
+    }
+
     /// In a pipeline: its failure does not keep later jobs from running.
     #[must_use]
     pub fn allow_failure(mut self) -> Self {
@@ -202,30 +210,36 @@ impl JobSpec {
 
     /// Asks for an archive of these paths.
     #[must_use]
-    pub fn artifact_paths<I>(mut self, paths: I) -> Self
+    pub fn artifact_paths<I>(self, paths: I) -> Self
     where
         I: IntoIterator<Item: Into<String>>,
     {
-        // The archive, if any, comes first.
-        let archive = ArtifactSpec {
-            report: None,
-            paths: owned(paths),
-        };
-        self.artifacts.insert(0, archive);
-        self
+        self.artifact(ArtifactSpec::archive(paths))
     }
 
-    /// Asks for a report such as `junit`, as gzip. The server fails the job as
+    /// Asks for a report such as `junit`, in the format of its type. The server fails the job as
     /// `runner_unsupported` for a runner without the feature `upload_multiple_artifacts`.
     #[must_use]
-    pub fn artifact_report<I>(mut self, kind: impl Into<String>, paths: I) -> Self
+    pub fn artifact_report<I>(self, artifact_type: impl Into<String>, paths: I) -> Self
     where
         I: IntoIterator<Item: Into<String>>,
     {
-        self.artifacts.push(ArtifactSpec {
-            report: Some(kind.into()),
-            paths: owned(paths),
-        });
+        self.artifact(ArtifactSpec::report(artifact_type, paths))
+    }
+
+    /// Asks for this artifact. What its reports and its exclusions need of the runner is
+    /// required of it.
+    #[must_use]
+    pub fn artifact(mut self, artifact: ArtifactSpec) -> Self {
+        if !artifact.exclude.is_empty() {
+            self = self.requires("artifacts_exclude");
+        }
+        // The archive, if any, comes first.
+        if artifact.is_archive() {
+            self.artifacts.insert(0, artifact);
+            return self;
+        }
+        self.artifacts.push(artifact);
         self.requires("upload_multiple_artifacts")
     }
 
@@ -335,7 +349,7 @@ impl PipelineSpec {
     }
 }
 
-fn owned<I>(items: I) -> Vec<String>
+pub(super) fn owned<I>(items: I) -> Vec<String>
 where
     I: IntoIterator<Item: Into<String>>,
 {

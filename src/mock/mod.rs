@@ -8,27 +8,42 @@ use bytes::Bytes;
 
 use crate::Time;
 
+pub use artifact::ArtifactSpec;
 pub use faults::{Fault, FaultPlan, Faulty};
 pub use gitlab::{
     Endpoint, Manager, MockGitlab, Override, PipelineError, RunnerNumber, Settings, VerifyMode,
 };
 pub use job::{JobSpec, PipelineSpec};
-pub use report::{JobReport, JobStatus, RequestRecord, StateChange};
+pub use report::{ArtifactReport, JobReport, JobStatus, RequestRecord, StateChange};
+pub use storage::{ObjectStore, StorageRequest};
 
+mod artifact;
 mod faults;
 mod gitlab;
 pub mod http;
 mod job;
+mod multipart;
 mod payload;
 mod random;
 mod report;
+mod storage;
 
 /// An HTTP server as a pure state machine: requests and time in, answers out.
 pub trait Server: Send + 'static {
-    /// Takes one request, with its whole body, and answers it now or later.
+    /// Takes one request, with its whole body unless [`body_limit`](Self::body_limit) says
+    /// otherwise, and answers it now or later.
     ///
     /// The URI may be absolute or in origin form.
     fn handle(&mut self, now: Time, request: ::http::Request<Bytes>) -> Answer;
+
+    /// How much of the body that follows this head is wanted. Asked before any of it is read, by
+    /// those who can: [`http::Loopback`] does, a simulation in memory does not.
+    ///
+    /// `None` is the whole body, or a 413 when it is longer than [`http::MAX_REQUEST_BODY`].
+    fn body_limit(&self, head: &::http::request::Parts) -> Option<BodyLimit> {
+        let _ = head;
+        None
+    }
 
     /// The answer to a request that was put on hold, if it is due at `now`.
     ///
@@ -41,6 +56,25 @@ pub trait Server: Send + 'static {
 
     /// The client of a request on hold has gone away.
     fn drop_hold(&mut self, hold: HoldId);
+}
+
+/// How much of a request's body a server wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BodyLimit {
+    /// Of a longer body [`Server::handle`] gets so many bytes, and the connection is closed after
+    /// the answer.
+    pub bytes: usize,
+    /// The answer to a longer body is sent at once, while the client is still sending. If not,
+    /// the rest is read first.
+    pub early: bool,
+}
+
+impl BodyLimit {
+    /// This many bytes; of a longer body, no more than that.
+    pub const fn new(bytes: usize, early: bool) -> Self {
+        Self { bytes, early }
+    }
 }
 
 /// What a server does with a request.

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{
     RunnerNumber, Settings,
-    job::{ArtifactSpec, JobSpec, SpecVariable},
+    artifact::ArtifactSpec,
+    job::{JobSpec, SpecVariable},
 };
 use crate::{JobId, Secret};
 
@@ -27,7 +28,16 @@ pub(super) struct Context<'a> {
     pub(super) seconds_in_queue: u64,
     pub(super) queue_size: usize,
     pub(super) session_url: Option<&'a str>,
-    pub(super) dependencies: &'a [(JobId, String)],
+    pub(super) dependencies: Vec<Dependency<'a>>,
+}
+
+/// A job whose archive this one gets.
+pub(super) struct Dependency<'a> {
+    pub(super) job: JobId,
+    pub(super) name: &'a str,
+    pub(super) token: &'a Secret,
+    /// The name of its archive and its size in bytes, if there is one to be had.
+    pub(super) archive: Option<(&'a str, usize)>,
 }
 
 impl Context<'_> {
@@ -100,11 +110,7 @@ impl Context<'_> {
                     .as_ref()
                     .unwrap_or(&self.settings.failure_reasons),
             },
-            "dependencies": self
-                .dependencies
-                .iter()
-                .map(|(id, name)| json!({ "id": id.0, "name": name, "token": token }))
-                .collect::<Vec<_>>(),
+            "dependencies": self.dependencies.iter().map(dependency).collect::<Vec<_>>(),
         });
         if let Some(prefixes) = &spec.token_mask_prefixes {
             payload["features"]["token_mask_prefixes"] = json!(prefixes);
@@ -247,24 +253,37 @@ fn artifacts(specs: &[ArtifactSpec]) -> Value {
     if specs.is_empty() {
         return Value::Null;
     }
-    let entry = |spec: &ArtifactSpec| match &spec.report {
-        None => json!({
-            "name": null,
-            "untracked": false,
-            "paths": spec.paths,
-            "when": "on_success",
-            "expire_in": null,
-            "artifact_type": "archive",
-            "artifact_format": "zip",
-        }),
-        Some(kind) => json!({
-            "name": format!("{kind}.xml"),
-            "paths": spec.paths,
-            "when": "always",
-            "expire_in": null,
-            "artifact_type": kind,
-            "artifact_format": "gzip",
-        }),
+    let archive = specs.iter().find(|spec| spec.is_archive());
+    let inherited = archive.and_then(|spec| spec.expire_in.as_ref());
+    let entry = |spec: &ArtifactSpec| {
+        let mut entry = json!({
+            "name": spec.name,
+            "paths": Some(&spec.paths).filter(|paths| !paths.is_empty()),
+            "when": spec.when,
+            "expire_in": spec.expire_in.as_ref().or(inherited.filter(|_| !spec.is_archive())),
+            "artifact_type": spec.artifact_type,
+            "artifact_format": spec.artifact_format,
+        });
+        if let Some(untracked) = spec.untracked {
+            entry["untracked"] = untracked.into();
+        }
+        if !spec.exclude.is_empty() {
+            entry["exclude"] = json!(spec.exclude);
+        }
+        entry
     };
     specs.iter().map(entry).collect()
+}
+
+/// Without a file when there is nothing to download.
+fn dependency(dependency: &Dependency<'_>) -> Value {
+    let mut entry = json!({
+        "id": dependency.job.0,
+        "name": dependency.name,
+        "token": dependency.token.expose(),
+    });
+    if let Some((filename, size)) = dependency.archive {
+        entry["artifacts_file"] = json!({ "filename": filename, "size": size });
+    }
+    entry
 }

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::VecDeque, fmt};
 
+use bytes::Bytes;
 use http::Method;
 
 use super::RunnerNumber;
@@ -49,6 +50,8 @@ pub struct JobReport {
     pub reported_bytesize: Option<i64>,
     /// How many final updates came with the job's own token, whatever they were answered.
     pub final_updates: u32,
+    /// The artifacts received, in order; one of each type.
+    pub artifacts: Vec<ArtifactReport>,
     /// Every status the job has had, in order, the first one included.
     pub changes: Vec<StateChange>,
     /// The requests for this job, the last 10,000 of them.
@@ -78,6 +81,25 @@ impl JobReport {
         Some(usize::try_from(self.reported_bytesize?) == Ok(self.log.len()))
     }
 
+    /// What was received of this type, such as `archive` or `junit`.
+    pub fn artifact(&self, artifact_type: &str) -> Option<&ArtifactReport> {
+        let mut artifacts = self.artifacts.iter();
+        artifacts.find(|artifact| artifact.artifact_type == artifact_type)
+    }
+
+    /// The requests to upload an artifact of this type, whatever came of them.
+    pub fn uploads(&self, artifact_type: &str) -> impl Iterator<Item = &RequestRecord> {
+        let named =
+            move |record: &&RequestRecord| record.artifact_type.as_deref() == Some(artifact_type);
+        self.requests.iter().filter(named)
+    }
+
+    /// The requests to download the archive of this job, whatever came of them.
+    pub fn downloads(&self) -> impl Iterator<Item = &RequestRecord> {
+        let download = |record: &&RequestRecord| record.direct_download.is_some();
+        self.requests.iter().filter(download)
+    }
+
     /// Final updates beyond the first.
     pub fn duplicate_finals(&self) -> u32 {
         self.final_updates.saturating_sub(1)
@@ -101,8 +123,48 @@ impl fmt::Debug for JobReport {
             .field("exit_code", &self.exit_code)
             .field("log_len", &self.log.len())
             .field("final_updates", &self.final_updates)
+            .field("artifacts", &self.artifacts)
             .field("changes", &self.changes)
             .field("requests", &self.requests)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An artifact as the server stored it.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ArtifactReport {
+    /// Its type, such as `archive` or `junit`.
+    pub artifact_type: String,
+    /// Its format: `zip`, `gzip` or `raw`.
+    pub artifact_format: String,
+    /// The name of the file, as the upload gave it.
+    pub filename: String,
+    /// When it is to expire, as the upload said it; the instance decides if it did not.
+    pub expire_in: Option<String>,
+    /// Who may read it, as the upload said it.
+    pub accessibility: Option<String>,
+    /// The file, byte by byte.
+    pub content: Bytes,
+    /// When it came.
+    pub received_at: Time,
+    /// How many uploads of it the server accepted: the first, and identical ones after it.
+    pub accepted: u32,
+    /// When it expired or was erased. It cannot be downloaded any more.
+    pub removed_at: Option<Time>,
+}
+
+/// Without the content: it may hold secrets.
+impl fmt::Debug for ArtifactReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArtifactReport")
+            .field("artifact_type", &self.artifact_type)
+            .field("artifact_format", &self.artifact_format)
+            .field("filename", &self.filename)
+            .field("expire_in", &self.expire_in)
+            .field("content_len", &self.content.len())
+            .field("accepted", &self.accepted)
+            .field("removed_at", &self.removed_at)
             .finish_non_exhaustive()
     }
 }
@@ -183,8 +245,14 @@ pub struct RequestRecord {
     pub job: Option<JobId>,
     /// Its `Content-Range`.
     pub content_range: Option<String>,
-    /// The length of its body.
+    /// The length of its body, as far as it was read.
     pub body_len: usize,
+    /// The job whose token it carried, if it carried one that belongs to a job.
+    pub token_of: Option<JobId>,
+    /// What an upload says it is an artifact of: `archive` unless told otherwise.
+    pub artifact_type: Option<String>,
+    /// Whether a download asks for a redirect to the object storage; `None` for other requests.
+    pub direct_download: Option<bool>,
     /// The `state` of an update.
     pub state: Option<String>,
     /// The status it was answered with; the one that got lost, when the connection was closed

@@ -1,6 +1,6 @@
 //! Asking for a job: what the server itself answers.
 
-use gitlab_runner::mock::JobStatus;
+use gitlab_runner::mock::{ArtifactSpec, JobStatus};
 use http::{Method, Request};
 use serde_json::json;
 
@@ -260,7 +260,10 @@ fn an_unsupported_job_is_failed_and_the_next_one_given() {
         ),
         (job().merge_request(5), "refspecs"),
         (job().requires("return_exit_code"), "return_exit_code"),
-        (job().requires("artifacts_exclude"), "artifacts_exclude"),
+        (
+            job().artifact(ArtifactSpec::archive(["a"]).exclude(["b"])),
+            "artifacts_exclude",
+        ),
         (job().requires("fallback_cache_keys"), "fallback_cache_keys"),
         (job().requires("vault_secrets"), "vault_secrets"),
     ];

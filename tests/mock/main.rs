@@ -7,7 +7,11 @@
     reason = "helpers of tests are not seen as such"
 )]
 
+mod artifact_download;
+mod artifact_upload;
 mod cancel;
+mod dependencies;
+mod early_reply;
 mod job_auth;
 mod job_request;
 mod limits;
@@ -16,6 +20,7 @@ mod payload;
 mod pipelines;
 mod report;
 mod runners;
+mod storage;
 mod trace;
 mod two_phase;
 mod update;

@@ -1,7 +1,7 @@
 //! What the runner gets with a 201, with GitLab's quirks.
 
 use bytes::Bytes;
-use gitlab_runner::mock::JobSpec;
+use gitlab_runner::mock::{ArtifactSpec, JobSpec};
 use serde_json::{Map, Value, json};
 
 use crate::world::{World, job};
@@ -10,7 +10,12 @@ use crate::world::{World, job};
 fn payload(spec: JobSpec) -> Value {
     let mut world = World::new();
     world.gitlab.enqueue(spec);
-    let features = ["multi_build_steps", "refspecs", "upload_multiple_artifacts"];
+    let features = [
+        "artifacts_exclude",
+        "multi_build_steps",
+        "refspecs",
+        "upload_multiple_artifacts",
+    ];
     let reply = world.ask_with(&features);
     assert_eq!(reply.status(), 201);
     reply.body()
@@ -316,6 +321,7 @@ fn the_image() {
 }
 
 /// The archive comes first and may have no name; a report has a fixed one and is always uploaded.
+/// `when` and `expire_in` may be null, `untracked` and `exclude` are there only when configured.
 #[test]
 fn the_artifacts() {
     let spec = job()
@@ -326,9 +332,8 @@ fn the_artifacts() {
         json!([
             {
                 "name": null,
-                "untracked": false,
                 "paths": ["target/"],
-                "when": "on_success",
+                "when": null,
                 "expire_in": null,
                 "artifact_type": "archive",
                 "artifact_format": "zip",
@@ -343,6 +348,80 @@ fn the_artifacts() {
             },
         ])
     );
+}
+
+/// All that an archive can have. Reports inherit its `expire_in`, and have one of their own.
+#[test]
+fn everything_an_artifact_can_have() {
+    let spec = job()
+        .artifact(ArtifactSpec::report("dotenv", ["build.env"]))
+        .artifact(ArtifactSpec::report("lsif", ["dump.lsif"]).expire_in("never"))
+        .artifact(
+            ArtifactSpec::archive(["out/", "dist/**/*.tar"])
+                .name("bundle-$CI_COMMIT_REF_SLUG")
+                .untracked(true)
+                .exclude(["out/**/*.o"])
+                .when("on_failure")
+                .expire_in("1 week"),
+        );
+    let report = |name: &str, path: &str, expire_in: &str, kind: &str, format: &str| {
+        json!({
+            "name": name,
+            "paths": [path],
+            "when": "always",
+            "expire_in": expire_in,
+            "artifact_type": kind,
+            "artifact_format": format,
+        })
+    };
+    assert_eq!(
+        payload(spec)["artifacts"],
+        json!([
+            {
+                "name": "bundle-$CI_COMMIT_REF_SLUG",
+                "untracked": true,
+                "paths": ["out/", "dist/**/*.tar"],
+                "exclude": ["out/**/*.o"],
+                "when": "on_failure",
+                "expire_in": "1 week",
+                "artifact_type": "archive",
+                "artifact_format": "zip",
+            },
+            report(".env", "build.env", "1 week", "dotenv", "gzip"),
+            report("lsif.json", "dump.lsif", "never", "lsif", "zip"),
+        ])
+    );
+}
+
+/// The paths are null when only untracked files are wanted.
+#[test]
+fn an_artifact_without_paths() {
+    let nothing: [&str; 0] = [];
+    let spec = job().artifact(ArtifactSpec::archive(nothing).untracked(true));
+    let artifacts = payload(spec)["artifacts"].clone();
+    assert_eq!(artifacts[0]["paths"], Value::Null);
+    assert_eq!(artifacts[0]["untracked"], true);
+}
+
+/// A report comes in the format of its type, which may be changed; an unknown type is raw.
+#[test]
+fn the_format_of_a_report() {
+    for (kind, format, name) in [
+        ("cobertura", "gzip", json!("cobertura-coverage.xml")),
+        ("sast", "raw", json!("gl-sast-report.json")),
+        ("lsif", "zip", json!("lsif.json")),
+        ("metadata", "gzip", Value::Null),
+        ("sarif", "raw", Value::Null),
+    ] {
+        let artifacts = payload(job().artifact_report(kind, ["x"]))["artifacts"].clone();
+        assert_eq!(artifacts[0]["artifact_type"], kind);
+        assert_eq!(artifacts[0]["artifact_format"], format, "{kind}");
+        assert_eq!(artifacts[0]["name"], name, "{kind}");
+    }
+    let odd = ArtifactSpec::report("junit", ["x"]).format("tar").name("y");
+    let artifacts = payload(job().artifact(odd))["artifacts"].clone();
+    assert_eq!(artifacts[0]["artifact_format"], "tar");
+    assert_eq!(artifacts[0]["name"], "y");
 }
 
 /// Credentials have a host with a port, and the job token as password.

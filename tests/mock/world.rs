@@ -166,6 +166,32 @@ impl World {
         self.send(request)
     }
 
+    /// Uploads an artifact the way a runner should: what it is in the query, the file in the form.
+    pub(crate) fn upload(
+        &mut self,
+        job: &Running,
+        query: &str,
+        filename: &str,
+        file: &[u8],
+    ) -> Reply {
+        self.send(upload_request(job, query, &[file_part(filename, file)]))
+    }
+
+    /// Uploads an archive.
+    pub(crate) fn upload_archive(&mut self, job: &Running, content: &[u8]) -> Reply {
+        self.upload(
+            job,
+            "artifact_format=zip&artifact_type=archive",
+            "artifacts.zip",
+            content,
+        )
+    }
+
+    /// Asks for the archive of `dependency` with the token of `job`.
+    pub(crate) fn download(&mut self, job: &Running, dependency: JobId, query: &str) -> Reply {
+        self.send(download_request(&job.token, dependency, query))
+    }
+
     pub(crate) fn report(&self, job: JobId) -> &JobReport {
         self.gitlab.report(job).unwrap()
     }
@@ -255,6 +281,56 @@ pub(crate) fn patch_request(job: &Running) -> http::request::Builder {
     Request::patch(format!("/api/v4/jobs/{}/trace", job.id))
         .header("JOB-TOKEN", &job.token)
         .header("Content-Type", "text/plain")
+}
+
+pub(crate) const BOUNDARY: &str = "0123456789abcdef";
+
+/// A part with a file, as it is in a form.
+pub(crate) fn file_part(filename: &str, content: &[u8]) -> Vec<u8> {
+    let mut part = format!(
+        "Content-Disposition: form-data; name=\"file\"; filename=\"{filename}\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n"
+    )
+    .into_bytes();
+    part.extend_from_slice(content);
+    part
+}
+
+/// A part with a field, as it is in a form.
+pub(crate) fn field_part(name: &str, value: &str) -> Vec<u8> {
+    format!("Content-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}").into_bytes()
+}
+
+/// A form of these parts.
+pub(crate) fn form(parts: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for part in parts {
+        body.extend_from_slice(format!("--{BOUNDARY}\r\n").as_bytes());
+        body.extend_from_slice(part);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+    body
+}
+
+/// An upload with the job's token in the header.
+pub(crate) fn upload_request(job: &Running, query: &str, parts: &[Vec<u8>]) -> Request<Bytes> {
+    Request::post(format!("/api/v4/jobs/{}/artifacts?{query}", job.id))
+        .header("JOB-TOKEN", &job.token)
+        .header("Content-Type", form_type())
+        .body(form(parts).into())
+        .unwrap()
+}
+
+pub(crate) fn form_type() -> String {
+    format!("multipart/form-data; boundary={BOUNDARY}")
+}
+
+pub(crate) fn download_request(token: &str, dependency: JobId, query: &str) -> Request<Bytes> {
+    Request::get(format!("/api/v4/jobs/{dependency}/artifacts?{query}"))
+        .header("JOB-TOKEN", token)
+        .body(Bytes::new())
+        .unwrap()
 }
 
 pub(crate) fn crc32(log: &str) -> String {

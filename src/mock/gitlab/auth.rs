@@ -67,10 +67,26 @@ impl MockGitlab {
         Ok(())
     }
 
-    /// The job that may be updated with `token` on the route of job `id`.
+    /// The job that may be updated with `token` on the route of job `id`, of which the server has
+    /// heard with that. A token that has expired fails its job.
+    pub(super) fn authenticate_job(&mut self, id: u64, token: &str) -> Result<JobId, Refused> {
+        let owner = self.tokens.get(token).copied();
+        let expired = owner.filter(|owner| {
+            let job = self.jobs.get(owner);
+            job.is_some_and(|job| job.token_expired) && self.jobs.contains_key(&JobId(id))
+        });
+        if let Some(owner) = expired {
+            self.fail(owner, "job_token_expired", None);
+        }
+        let owner = self.check_job_token(id, token)?;
+        self.heard_of(owner);
+        Ok(owner)
+    }
+
+    /// The job whose routes are open to `token`, if it is the one with this `id`.
     ///
     /// The reason and the status in a refusal are those of the job that the token belongs to.
-    pub(super) fn authenticate_job(&mut self, id: u64, token: &str) -> Result<JobId, Refused> {
+    pub(super) fn check_job_token(&self, id: u64, token: &str) -> Result<JobId, Refused> {
         let forbidden = || Err(reply::message(StatusCode::FORBIDDEN).into());
         if !self.jobs.contains_key(&JobId(id)) {
             return forbidden();
@@ -78,13 +94,12 @@ impl MockGitlab {
         let Some(owner) = self.tokens.get(token).copied() else {
             return forbidden();
         };
-        if self.jobs.get(&owner).is_some_and(|job| job.token_expired) {
-            self.fail(owner, "job_token_expired", None);
-            return Err(self.forbidden_with_status(owner, "Job token has expired"));
-        }
         let Some(job) = self.jobs.get(&owner) else {
             return forbidden();
         };
+        if job.token_expired {
+            return Err(self.forbidden_with_status(owner, "Job token has expired"));
+        }
         let processing = matches!(job.status(), JobStatus::Running | JobStatus::Canceling)
             || self.parked.contains_key(&owner);
         if !processing {
@@ -100,7 +115,6 @@ impl MockGitlab {
         if owner != JobId(id) {
             return forbidden();
         }
-        self.heard_of(owner);
         Ok(owner)
     }
 

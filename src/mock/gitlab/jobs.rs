@@ -1,17 +1,13 @@
-//! Jobs and pipelines: what users and the server itself do with them.
+//! Jobs: what users and the server itself do with them.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    error::Error,
-    fmt,
-};
+use std::collections::VecDeque;
 
 use super::{MockGitlab, RunnerNumber, runners::Runner};
 use crate::{
     JobId, Secret, Time,
     mock::{
-        job::{JobSpec, PipelineSpec},
-        report::{JobReport, JobStatus, StateChange},
+        job::JobSpec,
+        report::{ArtifactReport, JobReport, JobStatus, StateChange},
     },
 };
 
@@ -27,6 +23,8 @@ pub(super) struct Job {
     pub(super) pipeline: usize,
     /// Jobs that must have succeeded before this one is queued.
     pub(super) after: Vec<JobId>,
+    /// Those of them whose archives it gets.
+    pub(super) dependencies: Vec<JobId>,
     pub(super) erased: bool,
     pub(super) project_deleted: bool,
     pub(super) token_expired: bool,
@@ -61,6 +59,17 @@ impl Job {
         (FIRST_PIPELINE + self.pipeline) as u64
     }
 
+    /// The archive that can be downloaded from it.
+    pub(super) fn archive(&self) -> Option<&ArtifactReport> {
+        let archive = self.report.artifact("archive");
+        archive.filter(|archive| archive.removed_at.is_none())
+    }
+
+    /// Whether it had an archive, or could have had one, that is not to be had any more.
+    pub(super) fn has_lost_archive(&self) -> bool {
+        self.erased || (self.report.artifact("archive").is_some() && self.archive().is_none())
+    }
+
     /// The seconds it may run on this runner.
     pub(super) fn timeout_on(&self, runner: Option<&Runner>) -> u64 {
         let longest = runner.and_then(|runner| runner.maximum_timeout);
@@ -68,74 +77,8 @@ impl Job {
     }
 }
 
-/// A pipeline that GitLab would refuse: a job needs one that is not there, or that cannot come
-/// before it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PipelineError {
-    /// The job that needs it.
-    pub job: String,
-    /// The name of what it needs.
-    pub need: String,
-    /// There is such a job, but it waits for this one, or is this one.
-    pub cyclic: bool,
-}
-
-impl fmt::Display for PipelineError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let problem = if self.cyclic {
-            "waits for it in turn"
-        } else {
-            "is not in the pipeline"
-        };
-        write!(
-            f,
-            "job {:?} needs {:?}, which {problem}",
-            self.job, self.need
-        )
-    }
-}
-
-impl Error for PipelineError {}
-
 /// What users and administrators do.
 impl MockGitlab {
-    /// Queues a job in a pipeline of its own. Its [`needs`](JobSpec::needs) are ignored.
-    pub fn enqueue(&mut self, spec: JobSpec) -> JobId {
-        let pipeline = self.pipelines.len();
-        let id = self.create_job(spec, pipeline);
-        self.pipelines.push(vec![id]);
-        self.advance_pipeline(pipeline);
-        id
-    }
-
-    /// Queues a pipeline; the numbers are in the order of its jobs.
-    ///
-    /// # Errors
-    ///
-    /// When a job needs one that the pipeline does not have, or jobs wait for each other. Nothing
-    /// is queued then.
-    pub fn enqueue_pipeline(&mut self, spec: PipelineSpec) -> Result<Vec<JobId>, PipelineError> {
-        let after = order(&spec)?;
-        let pipeline = self.pipelines.len();
-        let ids: Vec<JobId> = spec
-            .jobs
-            .into_iter()
-            .map(|job| self.create_job(job, pipeline))
-            .collect();
-        for (id, after) in ids.iter().zip(after) {
-            if let Some(job) = self.jobs.get_mut(id) {
-                job.after = after
-                    .into_iter()
-                    .filter_map(|index| ids.get(index).copied())
-                    .collect();
-            }
-        }
-        self.pipelines.push(ids.clone());
-        self.advance_pipeline(pipeline);
-        Ok(ids)
-    }
-
     /// A user cancels a job; the status it has then. A running job becomes `canceling` when the
     /// stored features of its manager have `cancel_gracefully`, else it is `canceled` at once.
     pub fn cancel(&mut self, job: JobId) -> Option<JobStatus> {
@@ -167,8 +110,10 @@ impl MockGitlab {
         self.status(job)
     }
 
-    /// Erases a job: its log is gone and its token is refused.
+    /// Erases a job: its log and its artifacts are gone and its token is refused. The report
+    /// keeps the artifacts.
     pub fn erase(&mut self, job: JobId) {
+        self.expire_artifacts(job);
         if let Some(job) = self.jobs.get_mut(&job) {
             job.erased = true;
             job.report.log.clear();
@@ -297,7 +242,7 @@ impl MockGitlab {
         manager.is_some_and(|manager| manager.has_feature("cancel_gracefully"))
     }
 
-    fn create_job(&mut self, spec: JobSpec, pipeline: usize) -> JobId {
+    pub(super) fn create_job(&mut self, spec: JobSpec, pipeline: usize) -> JobId {
         let id = JobId(
             self.jobs
                 .keys()
@@ -328,6 +273,7 @@ impl MockGitlab {
             reported_checksum: None,
             reported_bytesize: None,
             final_updates: 0,
+            artifacts: Vec::new(),
             changes: vec![StateChange {
                 at: self.now,
                 status: JobStatus::Created,
@@ -342,6 +288,7 @@ impl MockGitlab {
             token: token.into(),
             pipeline,
             after: Vec::new(),
+            dependencies: Vec::new(),
             erased: false,
             project_deleted: false,
             token_expired: false,
@@ -362,42 +309,7 @@ impl MockGitlab {
         }
     }
 
-    /// Queues or skips the jobs whose turn has come, until nothing changes any more.
-    fn advance_pipeline(&mut self, pipeline: usize) {
-        loop {
-            let jobs = self.pipelines.get(pipeline).into_iter().flatten();
-            let changes: Vec<(JobId, JobStatus)> = jobs
-                .filter_map(|id| Some((*id, self.turn_of(*id)?)))
-                .collect();
-            if changes.is_empty() {
-                return;
-            }
-            for (id, status) in changes {
-                self.set_status(id, status);
-            }
-        }
-    }
-
-    fn turn_of(&self, id: JobId) -> Option<JobStatus> {
-        let job = self
-            .jobs
-            .get(&id)
-            .filter(|job| job.status() == JobStatus::Created)?;
-        let earlier = || job.after.iter().filter_map(|id| self.jobs.get(id));
-        let let_through = |job: &Job| match job.status() {
-            JobStatus::Failed => job.spec.allow_failure,
-            status => status == JobStatus::Success,
-        };
-        if earlier().all(let_through) {
-            Some(JobStatus::Pending)
-        } else if earlier().any(|job| job.report.is_finished() && !let_through(job)) {
-            Some(JobStatus::Skipped)
-        } else {
-            None
-        }
-    }
-
-    fn set_status(&mut self, id: JobId, status: JobStatus) {
+    pub(super) fn set_status(&mut self, id: JobId, status: JobStatus) {
         let now = self.now;
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
@@ -430,62 +342,4 @@ impl MockGitlab {
             self.live.remove(&id);
         }
     }
-}
-
-/// For each job of a pipeline, the places of those it waits for.
-fn order(spec: &PipelineSpec) -> Result<Vec<Vec<usize>>, PipelineError> {
-    let error = |job: &JobSpec, need: &str, cyclic| PipelineError {
-        job: job.name.clone(),
-        need: need.to_owned(),
-        cyclic,
-    };
-    let mut stages: Vec<&str> = spec.stages.iter().map(String::as_str).collect();
-    for job in &spec.jobs {
-        if !stages.contains(&job.stage.as_str()) {
-            stages.push(&job.stage);
-        }
-    }
-    let stage_of = |job: &JobSpec| stages.iter().position(|stage| *stage == job.stage);
-    let waits_for = |job: &JobSpec, other: &JobSpec| match &job.needs {
-        Some(needs) => needs.contains(&other.name),
-        None => stage_of(other) < stage_of(job),
-    };
-    let mut after = Vec::with_capacity(spec.jobs.len());
-    for job in &spec.jobs {
-        let needs = job.needs.iter().flatten();
-        for need in needs {
-            if !spec.jobs.iter().any(|other| other.name == *need) {
-                return Err(error(job, need, false));
-            }
-        }
-        let others = spec.jobs.iter().enumerate();
-        let places: Vec<usize> = others
-            .filter(|(_, other)| waits_for(job, other))
-            .map(|(place, _)| place)
-            .collect();
-        after.push(places);
-    }
-    // Whoever is left when nobody else can go waits for somebody who waits for them.
-    let mut stuck: BTreeSet<usize> = (0..after.len()).collect();
-    loop {
-        let before = stuck.len();
-        for (place, places) in after.iter().enumerate() {
-            if !places.iter().any(|place| stuck.contains(place)) {
-                stuck.remove(&place);
-            }
-        }
-        if stuck.len() == before {
-            break;
-        }
-    }
-    for job in stuck.iter().filter_map(|place| spec.jobs.get(*place)) {
-        let needs = job.needs.iter().flatten();
-        for need in needs {
-            let mut others = stuck.iter().filter_map(|place| spec.jobs.get(*place));
-            if others.any(|other| other.name == *need) {
-                return Err(error(job, need, true));
-            }
-        }
-    }
-    Ok(after)
 }

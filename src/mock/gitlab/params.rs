@@ -1,34 +1,36 @@
 //! Parameters as the API framework sees them: query string, then body, merged, then checked.
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, Uri, header};
 use serde_json::{Map, Value};
 
 use super::reply::{self, Refused};
+use crate::mock::multipart::Form;
 
 /// Depth at which the nesting of a form field (`a[b][c]`) is no longer followed.
 const MAX_NESTING: usize = 8;
 
 /// The merged view of query string and body.
 #[derive(Default)]
-pub(super) struct Params(Map<String, Value>);
+pub(super) struct Params {
+    merged: Map<String, Value>,
+    form: Option<Form>,
+}
 
 impl Params {
     /// The parameters of `request`; 400 when the body is not what it claims to be, 415 when it
     /// claims to be something the API does not read.
     pub(super) fn of(request: &Request<Bytes>) -> Result<Self, Refused> {
-        let mut params = Map::new();
-        if let Some(query) = request.uri().query() {
-            read_form(query.as_bytes(), &mut params);
-        }
+        let mut params = Self::of_query(request.uri());
         if request.body().is_empty() {
-            return Ok(Self(params));
+            return Ok(params);
         }
+        let merged = &mut params.merged;
         match media_type(request).as_deref() {
             // Without a type the framework falls back to the API's default format.
             Some("application/json") | None => {
                 match serde_json::from_slice::<Value>(request.body()) {
-                    Ok(Value::Object(body)) => params.extend(body),
+                    Ok(Value::Object(body)) => merged.extend(body),
                     Ok(_) => {}
                     Err(_) => {
                         let text = "message body does not match declared format";
@@ -36,33 +38,70 @@ impl Params {
                     }
                 }
             }
-            Some("application/x-www-form-urlencoded") => read_form(request.body(), &mut params),
+            Some("application/x-www-form-urlencoded") => read_form(request.body(), merged),
+            Some("multipart/form-data") => params.read_multipart(request),
             Some("text/plain" | "application/octet-stream") => {}
             Some(_) => {
                 let text = "The provided content-type is not supported.";
                 return Err(reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into());
             }
         }
-        Ok(Self(params))
+        Ok(params)
+    }
+
+    /// Those of the query alone.
+    pub(super) fn of_query(uri: &Uri) -> Self {
+        let mut params = Self::default();
+        if let Some(query) = uri.query() {
+            read_form(query.as_bytes(), &mut params.merged);
+        }
+        params
     }
 
     pub(super) fn string(&self, name: &str) -> Option<&str> {
-        self.0.get(name).and_then(Value::as_str)
+        self.merged.get(name).and_then(Value::as_str)
+    }
+
+    /// The body, if it claims to be `multipart/form-data`.
+    pub(super) fn form(&self) -> Option<&Form> {
+        self.form.as_ref()
+    }
+
+    /// The fields become parameters, the files do not.
+    fn read_multipart(&mut self, request: &Request<Bytes>) {
+        let content_type = header_text(request.headers(), header::CONTENT_TYPE.as_str());
+        let form = Form::read(&content_type.unwrap_or_default(), request.body());
+        for part in form.parts.iter().filter(|part| part.filename.is_none()) {
+            let value = String::from_utf8_lossy(&part.content).into_owned();
+            self.merged.insert(part.name.clone(), Value::String(value));
+        }
+        self.form = Some(form);
     }
 
     pub(super) fn check(&self) -> Check<'_> {
         Check {
-            params: &self.0,
+            params: &self.merged,
             prefix: "",
             errors: Vec::new(),
         }
     }
 }
 
+/// The token that a request carries: the parameter wins over the header.
+pub(super) fn token_or_header(parameter: Option<String>, headers: &HeaderMap) -> String {
+    parameter
+        .or_else(|| header_text(headers, "JOB-TOKEN"))
+        .unwrap_or_default()
+}
+
+pub(super) fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?;
+    Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
 /// The media type of the body, without its parameters and in lower case.
 pub(super) fn media_type(request: &Request<Bytes>) -> Option<String> {
-    let value = request.headers().get(header::CONTENT_TYPE)?;
-    let value = String::from_utf8_lossy(value.as_bytes());
+    let value = header_text(request.headers(), header::CONTENT_TYPE.as_str())?;
     let media_type = value.split(';').next().unwrap_or_default().trim();
     (!media_type.is_empty()).then(|| media_type.to_ascii_lowercase())
 }
@@ -87,7 +126,7 @@ impl<'a> Check<'a> {
 
     pub(super) fn required_string(&mut self, name: &str) -> String {
         if !self.params.contains_key(name) {
-            self.errors.push(format!("{name} is missing"));
+            self.missing(name);
         }
         self.string(name).unwrap_or_default()
     }
@@ -196,6 +235,10 @@ impl<'a> Check<'a> {
             look(&mut inner);
             self.errors.append(&mut inner.errors);
         }
+    }
+
+    pub(super) fn missing(&mut self, name: &str) {
+        self.errors.push(format!("{name} is missing"));
     }
 
     pub(super) fn finish(self) -> Result<(), Refused> {

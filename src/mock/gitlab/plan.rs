@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::reply::{self, Reply};
-use crate::JobId;
+use crate::{JobId, mock::Answer};
 
 /// Requests that a planned fault looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,10 @@ pub enum Endpoint {
     FinalUpdate,
     /// `PATCH jobs/:id/trace`.
     Trace,
+    /// `POST jobs/:id/artifacts`.
+    ArtifactUpload,
+    /// `GET jobs/:id/artifacts`.
+    ArtifactDownload,
 }
 
 /// What happens instead of the usual answer.
@@ -45,27 +49,47 @@ pub enum Override {
     CloseAfter,
     /// Processed, but answered with this reply, as when a proxy gives up on a slow server.
     ReplyAfter(Response<Bytes>),
+    /// Processed; the connection is closed after this many bytes of the answer's body. An answer
+    /// that is no longer than that is whole.
+    CutBody(usize),
 }
 
-pub(super) struct Planned {
-    pub(super) endpoint: Endpoint,
-    pub(super) job: Option<JobId>,
+pub(in crate::mock) struct Planned {
+    pub(in crate::mock) endpoint: Endpoint,
+    pub(in crate::mock) job: Option<JobId>,
     /// How many matching requests there are to come, this one included.
-    pub(super) nth: u64,
-    pub(super) fault: Override,
+    pub(in crate::mock) nth: u64,
+    pub(in crate::mock) fault: Override,
+}
+
+/// Whether the next such request has a fault that keeps it from being processed.
+pub(super) fn will_skip(
+    plans: &[Planned],
+    matches: impl Fn(Endpoint) -> bool,
+    job: Option<JobId>,
+) -> bool {
+    let next = plans
+        .iter()
+        .find(|plan| plan.nth <= 1 && plan.concerns(&matches, job));
+    next.is_some_and(|plan| {
+        !matches!(
+            plan.fault,
+            Override::CloseAfter | Override::ReplyAfter(_) | Override::CutBody(_)
+        )
+    })
 }
 
 /// Counts a request at the plans it matches and takes out the one that is due, if any.
 ///
 /// Two plans for one request: the older one goes first, the other waits for the next request.
-pub(super) fn due(
+pub(in crate::mock) fn due(
     plans: &mut Vec<Planned>,
     matches: impl Fn(Endpoint) -> bool,
     job: Option<JobId>,
 ) -> Option<Override> {
     let mut due = None;
     for (index, plan) in plans.iter_mut().enumerate() {
-        if !matches(plan.endpoint) || (plan.job.is_some() && plan.job != job) {
+        if !plan.concerns(&matches, job) {
             continue;
         }
         if plan.nth > 1 {
@@ -77,18 +101,41 @@ pub(super) fn due(
     due.map(|index| plans.remove(index).fault)
 }
 
+impl Planned {
+    fn concerns(&self, matches: impl Fn(Endpoint) -> bool, job: Option<JobId>) -> bool {
+        matches(self.endpoint) && (self.job.is_none() || self.job == job)
+    }
+}
+
 /// What a fault makes of a request.
-pub(super) enum Effect {
+pub(in crate::mock) enum Effect {
     /// Do not process.
     Instead(Reply),
     /// Do not process, close.
     Close,
-    /// Process, then answer this, or close.
-    After(Option<Reply>),
+    /// Process, then spoil the answer.
+    After(Spoil),
+}
+
+/// What becomes of the answer to a request that was processed.
+pub(in crate::mock) enum Spoil {
+    Close,
+    Replace(Reply),
+    Cut(usize),
+}
+
+impl Spoil {
+    pub(in crate::mock) fn apply(self, lost: Reply) -> Answer {
+        match self {
+            Self::Close => Answer::Close,
+            Self::Replace(reply) => Answer::Reply(reply),
+            Self::Cut(len) => Answer::Reply(reply::cut(lost, len)),
+        }
+    }
 }
 
 impl Override {
-    pub(super) fn effect(self) -> Effect {
+    pub(in crate::mock) fn effect(self) -> Effect {
         let status = |code| StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         match self {
             Self::Status(code) => Effect::Instead(reply::usual(status(code))),
@@ -96,8 +143,9 @@ impl Override {
             Self::RetryAfter(seconds) => Effect::Instead(reply::rate_limited(seconds)),
             Self::Reply(reply) => Effect::Instead(reply),
             Self::CloseBefore => Effect::Close,
-            Self::CloseAfter => Effect::After(None),
-            Self::ReplyAfter(reply) => Effect::After(Some(reply)),
+            Self::CloseAfter => Effect::After(Spoil::Close),
+            Self::ReplyAfter(reply) => Effect::After(Spoil::Replace(reply)),
+            Self::CutBody(len) => Effect::After(Spoil::Cut(len)),
         }
     }
 }

@@ -11,12 +11,16 @@ use super::{
     auth::RateKey,
     jobs::{Job, Parked},
     params::{Params, media_type},
+    plan::Spoil,
     reply::{self, Refused, Reply},
     runners::is_true,
 };
 use crate::{
     JobId, Time,
-    mock::{Answer, HoldId, payload::Context},
+    mock::{
+        Answer, HoldId,
+        payload::{Context, Dependency},
+    },
 };
 
 /// The largest body that Workhorse lets through.
@@ -38,8 +42,8 @@ pub(super) struct Hold {
     runner: RunnerNumber,
     last_update: String,
     deadline: Time,
-    /// What is answered instead, if a fault was planned: a reply, or closing.
-    instead: Option<Option<Reply>>,
+    /// What becomes of the answer, if a fault was planned.
+    spoil: Option<Spoil>,
 }
 
 impl MockGitlab {
@@ -67,7 +71,7 @@ impl MockGitlab {
                 runner,
                 last_update,
                 deadline: self.now + duration,
-                instead: None,
+                spoil: None,
             }),
             None => polling(self.request_job(params).unwrap_or_else(|refused| *refused)),
         }
@@ -77,12 +81,12 @@ impl MockGitlab {
         &mut self,
         mut hold: Hold,
         number: u64,
-        instead: Option<Option<Reply>>,
+        spoil: Option<Spoil>,
     ) -> Answer {
         let id = HoldId::new(self.next_hold);
         self.next_hold += 1;
         hold.number = number;
-        hold.instead = instead;
+        hold.spoil = spoil;
         self.holds.insert(id, hold);
         Answer::Hold(id)
     }
@@ -95,11 +99,10 @@ impl MockGitlab {
         let id = *id;
         let hold = self.holds.remove(&id)?;
         let reply = reply::with(reply::no_content(), POLLING, "yes");
-        self.answered(hold.number, Some(reply.status()), hold.instead.is_none());
-        let answer = match hold.instead {
+        self.answered(hold.number, Some(reply.status()), hold.spoil.is_none());
+        let answer = match hold.spoil {
             None => Answer::Reply(reply),
-            Some(Some(reply)) => Answer::Reply(reply),
-            Some(None) => Answer::Close,
+            Some(spoil) => spoil.apply(reply),
         };
         Some((id, answer))
     }
@@ -216,7 +219,7 @@ impl MockGitlab {
                 self.queue.remove(&id);
                 continue;
             };
-            match unfit(job, features) {
+            match self.unfit(job, features) {
                 None => return Ok(Some(id)),
                 Some(reason) => self.fail(id, &reason, None),
             }
@@ -227,6 +230,25 @@ impl MockGitlab {
         Err(reply::message(StatusCode::CONFLICT).into())
     }
 
+    /// Why the server fails a job instead of giving it to a runner with these features.
+    fn unfit(&self, job: &Job, features: &Map<String, Value>) -> Option<String> {
+        let supported = |name: &String| is_true(features.get(name));
+        // Whoever names what it depends on cannot do without.
+        let named = job.spec.needs.is_some() || job.spec.dependencies.is_some();
+        let mut dependencies = job.dependencies.iter().filter_map(|id| self.jobs.get(id));
+        if job.project_deleted {
+            Some("project_deleted".to_owned())
+        } else if let Some(reason) = &job.spec.dropped_as {
+            Some(reason.clone())
+        } else if named && dependencies.any(Job::has_lost_archive) {
+            Some("missing_dependency_failure".to_owned())
+        } else if !job.spec.required_features.iter().all(supported) {
+            Some("runner_unsupported".to_owned())
+        } else {
+            None
+        }
+    }
+
     fn payload_of(&self, id: JobId, runner: RunnerNumber, session_url: Option<&str>) -> Bytes {
         let Some(job) = self.jobs.get(&id) else {
             return Bytes::new();
@@ -234,11 +256,6 @@ impl MockGitlab {
         if let Some(raw) = &job.spec.raw_payload {
             return raw.clone();
         }
-        let dependencies: Vec<(JobId, String)> = job
-            .after
-            .iter()
-            .filter_map(|id| Some((*id, self.jobs.get(id)?.spec.name.clone())))
-            .collect();
         let queued_at = job.report.queued_at.unwrap_or(self.now);
         let context = Context {
             settings: &self.settings,
@@ -254,23 +271,24 @@ impl MockGitlab {
             seconds_in_queue: self.now.since(queued_at).as_secs(),
             queue_size: self.queue.len(),
             session_url,
-            dependencies: &dependencies,
+            dependencies: self.dependencies_of(job),
         };
         context.payload(&job.spec).to_string().into()
     }
-}
 
-/// Why the server fails a job instead of giving it to a runner with these features.
-fn unfit(job: &Job, features: &Map<String, Value>) -> Option<String> {
-    let supported = |name: &String| is_true(features.get(name));
-    if job.project_deleted {
-        Some("project_deleted".to_owned())
-    } else if let Some(reason) = &job.spec.dropped_as {
-        Some(reason.clone())
-    } else if !job.spec.required_features.iter().all(supported) {
-        Some("runner_unsupported".to_owned())
-    } else {
-        None
+    fn dependencies_of<'a>(&'a self, job: &'a Job) -> Vec<Dependency<'a>> {
+        let own_tokens = self.settings.own_dependency_tokens;
+        let dependency = |id: &JobId| {
+            let other = self.jobs.get(id)?;
+            let archive = other.archive();
+            Some(Dependency {
+                job: *id,
+                name: &other.spec.name,
+                token: if own_tokens { &other.token } else { &job.token },
+                archive: archive.map(|archive| (archive.filename.as_str(), archive.content.len())),
+            })
+        };
+        job.dependencies.iter().filter_map(dependency).collect()
     }
 }
 

@@ -38,6 +38,11 @@ pub(super) fn message_because(status: StatusCode, reason: &str) -> Reply {
     json(status, &json!({ "message": text }))
 }
 
+/// 400 with this text alone as message: what is wrong with an artifact.
+pub(super) fn message_text(text: &str) -> Reply {
+    json(StatusCode::BAD_REQUEST, &json!({ "message": text }))
+}
+
 /// `{"error":"token is missing"}`: validation, and the errors of the trace route.
 pub(super) fn error(status: StatusCode, text: &str) -> Reply {
     json(status, &json!({ "error": text }))
@@ -77,8 +82,33 @@ pub(in crate::mock) fn usual(status: StatusCode) -> Reply {
     }
 }
 
+/// Says how long the body is, and does not send more than `len` bytes of it.
+pub(in crate::mock) fn cut(mut reply: Reply, len: usize) -> Reply {
+    let whole = reply.body().len();
+    if len < whole {
+        let headers = reply.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, whole.into());
+        reply.body_mut().truncate(len);
+    }
+    reply
+}
+
+/// The `Content-Disposition` of a download. Characters that would need care are replaced, as
+/// GitLab does when it stores a file.
+pub(in crate::mock) fn attachment(filename: &str) -> String {
+    let clean = |c: char| {
+        if c.is_ascii_alphanumeric() || ".-+_".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    let filename: String = filename.chars().map(clean).collect();
+    format!("attachment; filename=\"{filename}\"")
+}
+
 /// `reply` with a header more. The mock's own values are plain ASCII; any other is left out.
-pub(super) fn with(mut reply: Reply, name: &'static str, value: &str) -> Reply {
+pub(in crate::mock) fn with(mut reply: Reply, name: &'static str, value: &str) -> Reply {
     if let (Ok(name), Ok(value)) = (
         header::HeaderName::from_bytes(name.as_bytes()),
         header::HeaderValue::from_str(value),
@@ -88,7 +118,11 @@ pub(super) fn with(mut reply: Reply, name: &'static str, value: &str) -> Reply {
     reply
 }
 
-fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+pub(in crate::mock) fn typed(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Reply {
     let mut reply = Response::new(body.into());
     *reply.status_mut() = status;
     reply.headers_mut().insert(

@@ -1,8 +1,8 @@
 //! What an administrator, or the version of the server, decides.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::Secret;
+use crate::{Secret, mock::artifact::TYPES};
 
 /// How the simulated server is set up. The default is a current GitLab as shipped.
 ///
@@ -30,7 +30,8 @@ pub struct Settings {
     pub migration_backoff: bool,
     /// Job requests per minute and runner token; 0 is no limit.
     pub job_request_limit: u32,
-    /// Job updates per minute and job token; 0 is no limit.
+    /// Job updates, downloads and twice the uploads (Workhorse asks first) per minute and job
+    /// token; 0 is no limit.
     pub update_limit: u32,
     /// Trace patches per minute and job token; 0 is no limit. GitLab has a setting of its own for
     /// it, whose default we only assume to be that of the updates.
@@ -64,6 +65,26 @@ pub struct Settings {
     /// The instance forbids requests into the local network: a job request whose `session.url`
     /// points there gets 409 instead of a job.
     pub refuse_local_sessions: bool,
+    /// Whether artifacts may be uploaded at all; if not, 405.
+    pub artifacts_enabled: bool,
+    /// The size in bytes up to which an artifact is taken; a larger one is answered 413.
+    pub max_artifact_size: u64,
+    /// How many bytes of an upload are read before it is refused, if its head alone gives reason
+    /// to: it may not come from this job, says that it is too long, or a fault is planned that
+    /// keeps it from being processed. The answer is then given while the client is still sending,
+    /// as it is when an upload turns out to be too long. Over loopback only. `None` reads
+    /// everything before it answers, as some proxies do. A real server reads nothing, which is
+    /// the default.
+    pub early_reply_after: Option<usize>,
+    /// The types of artifacts this server knows, each with the format that it must have.
+    pub artifact_types: BTreeMap<String, String>,
+    /// The URL below which the [`ObjectStore`](crate::mock::ObjectStore) is served, without a
+    /// slash at the end. With it `direct_download=true` is answered by a redirect to there;
+    /// without it, as by default, artifacts are on the disk of the server.
+    pub object_storage: Option<String>,
+    /// Dependencies come with a token of their own, which alone opens them, as on old servers. By
+    /// default they come with the token of the running job.
+    pub own_dependency_tokens: bool,
     /// The failure reasons this server knows. Any other is stored as `unknown_failure`.
     pub failure_reasons: Vec<String>,
 }
@@ -114,6 +135,15 @@ impl Default for Settings {
             job_status_on_update: true,
             jwt_job_tokens: false,
             refuse_local_sessions: true,
+            artifacts_enabled: true,
+            max_artifact_size: 100 * 1024 * 1024,
+            early_reply_after: Some(0),
+            artifact_types: TYPES
+                .iter()
+                .map(|known| (known.name.to_owned(), known.format.to_owned()))
+                .collect(),
+            object_storage: None,
+            own_dependency_tokens: false,
             failure_reasons: FAILURE_REASONS
                 .iter()
                 .map(|&name| name.to_owned())

@@ -6,7 +6,7 @@ use http::{Request, StatusCode, header};
 use super::{
     MockGitlab,
     auth::RateKey,
-    params::Params,
+    params::{Params, header_text, token_or_header},
     reply::{self, Refused, Reply},
 };
 
@@ -26,12 +26,10 @@ impl MockGitlab {
         let parameter = check.string("token");
         let debug_trace = check.boolean("debug_trace").unwrap_or(false);
         check.finish()?;
-        // The parameter wins over the header.
-        let token =
-            parameter.unwrap_or_else(|| header_text(request, "JOB-TOKEN").unwrap_or_default());
+        let token = token_or_header(parameter, request.headers());
         self.check_rate(RateKey::Trace, &token)?;
         let id = self.authenticate_job(id, &token)?;
-        let Some(range) = header_text(request, header::CONTENT_RANGE.as_str()) else {
+        let Some(range) = header_text(request.headers(), header::CONTENT_RANGE.as_str()) else {
             let text = "400 Missing header Content-Range";
             return Err(reply::error(StatusCode::BAD_REQUEST, text).into());
         };
@@ -78,11 +76,6 @@ impl MockGitlab {
             interval,
         ))
     }
-}
-
-fn header_text(request: &Request<Bytes>, name: &str) -> Option<String> {
-    let value = request.headers().get(name)?;
-    Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 /// The number before the first dash, as C would read it: `28` is 28, `bytes 28` and nothing are
