@@ -134,6 +134,18 @@ fn a_file_that_turns_out_too_large() {
     });
 }
 
+/// The answer is there for a client that looks for it only when everything is sent.
+#[test]
+fn an_early_answer_is_not_lost() {
+    let (server, job) = serve(|gitlab| gitlab.settings_mut().max_artifact_size = 1000);
+    let body = form(&[file_part("a.zip", &vec![b'x'; 16 << 20])]);
+    let mut client = Client::connect(&server.url());
+    client.start_upload(&job, &format!("Content-Length: {}", body.len()));
+    client.send(&body);
+    assert_eq!(client.answer().status, 413);
+    assert!(client.is_closed());
+}
+
 /// 413 from the announced length, after as many bytes as asked for.
 #[test]
 fn a_length_that_is_too_large() {
