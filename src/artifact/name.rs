@@ -1,0 +1,166 @@
+//! The names of files in artifacts: relative, with slashes, and nowhere but below where they belong.
+
+use std::{error::Error, fmt};
+
+/// Longer names have no place in an archive.
+const MAX_LEN: usize = u16::MAX as usize - 1024;
+
+/// Why a path cannot be the name of a file in an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NameError {
+    /// Nothing is left of it.
+    Empty,
+    /// It starts at the root of a file system, or of a drive or share.
+    Absolute,
+    /// It leaves the directory by `..`, as every system reads it or as one does that separates by
+    /// backslashes.
+    Outside,
+    /// It holds a NUL byte.
+    Nul,
+    /// It is longer than archives allow.
+    TooLong,
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "it names no file",
+            Self::Absolute => "it is absolute, not relative to the job's directory",
+            Self::Outside => "it leads out of the job's directory",
+            Self::Nul => "it holds a NUL byte",
+            Self::TooLong => "it is too long",
+        })
+    }
+}
+
+impl Error for NameError {}
+
+/// `path` as it is called in an archive: `./a//b/../c/` is `a/c`.
+pub(crate) fn clean_name(path: &str) -> Result<String, NameError> {
+    let path = separated(path);
+    if path.contains('\0') {
+        return Err(NameError::Nul);
+    }
+    if path.len() > MAX_LEN {
+        return Err(NameError::TooLong);
+    }
+    // An archive goes to systems that read a backslash as a slash. There is nothing wrong with one
+    // in a name (systemd has them in all its units) unless it is more than a part of it there.
+    let foreign = path.replace('\\', "/");
+    if foreign.starts_with('/') || has_drive(&foreign) {
+        return Err(NameError::Absolute);
+    }
+    clean(&foreign).ok_or(NameError::Outside)?;
+    let parts = clean(&path).ok_or(NameError::Outside)?;
+    if parts.iter().any(|part| is_backslashed_parent(part)) {
+        return Err(NameError::Outside);
+    }
+    if parts.is_empty() {
+        return Err(NameError::Empty);
+    }
+    Ok(parts.join("/"))
+}
+
+/// `path` with the slashes of this system as `/`.
+fn separated(path: &str) -> std::borrow::Cow<'_, str> {
+    if cfg!(windows) {
+        path.replace('\\', "/").into()
+    } else {
+        path.into()
+    }
+}
+
+/// Whether it would go up where backslashes separate.
+fn is_backslashed_parent(part: &str) -> bool {
+    part.contains('\\') && part.split('\\').any(|part| part == "..")
+}
+
+fn has_drive(path: &str) -> bool {
+    matches!(path.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic())
+}
+
+/// The parts of a relative path without `.` and `..`; `None` if it goes above its start.
+pub(super) fn clean(path: &str) -> Option<Vec<&str>> {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use quickcheck::quickcheck;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_tidied() {
+        for (path, name) in [
+            ("a.txt", "a.txt"),
+            ("./a//b/../c/", "a/c"),
+            ("a/./b", "a/b"),
+            (".hidden/..x/...", ".hidden/..x/..."),
+            ("ä b/日本\n", "ä b/日本\n"),
+            ("ab:c", "ab:c"),
+            ("0:c", "0:c"),
+        ] {
+            assert_eq!(clean_name(path).as_deref(), Ok(name), "{path:?}");
+        }
+    }
+
+    #[cfg(not(windows))]
+    #[test]
+    fn a_backslash_alone_is_a_part_of_a_name() {
+        let name = "system/dev-disk-by\\x2duuid.mount";
+        assert_eq!(clean_name(name).as_deref(), Ok(name));
+    }
+
+    #[test]
+    fn what_cannot_be_made_safe_is_refused() {
+        use NameError::{Absolute, Empty, Nul, Outside, TooLong};
+
+        for (path, error) in [
+            ("", Empty),
+            (".", Empty),
+            ("a/..", Empty),
+            ("./", Empty),
+            ("/etc/passwd", Absolute),
+            ("//host/share", Absolute),
+            ("C:\\x.txt", Absolute),
+            ("c:x.txt", Absolute),
+            ("\\\\host\\share", Absolute),
+            ("\\x", Absolute),
+            ("..", Outside),
+            ("../../../etc/cron.d/evil", Outside),
+            ("a/../../b", Outside),
+            ("dir\\..\\..\\win.txt", Outside),
+            ("a/b\\..\\..\\..\\c", Outside),
+            ("a\\..\\b", Outside),
+            ("a\0b", Nul),
+        ] {
+            assert_eq!(clean_name(path), Err(error), "{path:?}");
+        }
+        assert_eq!(clean_name(&"x".repeat(70_000)), Err(TooLong));
+    }
+
+    quickcheck! {
+        fn a_name_stays_below(parts: Vec<u8>) -> bool {
+            let words = ["..", ".", "a", "/", "\\", "C:", "b", "\0", ""];
+            let path: String = parts.iter().map(|part| words[*part as usize % 9]).collect();
+            let Ok(name) = clean_name(&path) else { return true };
+            clean_name(&name).as_deref() == Ok(name.as_str())
+                && !name.starts_with(['/', '\\'])
+                && !name.contains('\0')
+                && name.split(['/', '\\']).all(|part| part != "..")
+                && name.split('/').all(|part| !part.is_empty() && part != ".")
+        }
+    }
+}
