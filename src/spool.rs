@@ -192,6 +192,9 @@ pub(crate) struct SpoolWriter {
     start: u64,
     /// Where the next byte goes: at the end of the buffer, or in it.
     at: u64,
+    /// A write failed. Nothing is written any more: an archive that is dropped then would try, and
+    /// complain.
+    broken: bool,
 }
 
 impl SpoolWriter {
@@ -203,11 +206,15 @@ impl SpoolWriter {
             buffer: Vec::with_capacity(PIECE),
             start: 0,
             at: 0,
+            broken: false,
         })
     }
 
     pub(crate) fn finish(mut self) -> io::Result<SpoolFile> {
         self.empty()?;
+        if self.broken {
+            return Err(io::Error::other("an earlier write failed"));
+        }
         let Self { file, len, .. } = self;
         Ok(SpoolFile(Mutex::new(Inner { file, len })))
     }
@@ -223,9 +230,10 @@ impl SpoolWriter {
     }
 
     fn put(&mut self, start: u64, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() {
+        if bytes.is_empty() || self.broken {
             return Ok(());
         }
+        self.broken = true;
         if self.file_at != start {
             self.file.seek(SeekFrom::Start(start))?;
             self.file_at = start;
@@ -233,6 +241,7 @@ impl SpoolWriter {
         self.file.write_all(bytes)?;
         self.file_at += bytes.len() as u64;
         self.len = self.len.max(self.file_at);
+        self.broken = false;
         Ok(())
     }
 

@@ -3,14 +3,22 @@
 mod files;
 mod glob;
 mod name;
+mod pack;
 mod select;
+#[cfg(test)]
+mod testing;
+mod time;
+mod writer;
 
 pub use self::{
-    files::{NoFiles, UploadableFile},
+    files::{BlockingData, FileKind, FileMetadata, NoFiles, UploadableFile},
     glob::GlobError,
     name::NameError,
 };
+#[allow(unused_imports, reason = "what the driver does not use yet")]
 pub(crate) use self::{
     name::clean_name,
+    pack::{PackError, PackOrder, PackWarning, Packed, pack},
     select::{PatternProblem, Selection},
+    writer::Level,
 };

@@ -45,21 +45,22 @@ pub(crate) fn clean_name(path: &str) -> Result<String, NameError> {
     if path.len() > MAX_LEN {
         return Err(NameError::TooLong);
     }
-    // An archive goes to systems that read a backslash as a slash. There is nothing wrong with one
-    // in a name (systemd has them in all its units) unless it is more than a part of it there.
-    let foreign = path.replace('\\', "/");
-    if foreign.starts_with('/') || has_drive(&foreign) {
+    if path.starts_with('/') {
         return Err(NameError::Absolute);
     }
-    clean(&foreign).ok_or(NameError::Outside)?;
-    let parts = clean(&path).ok_or(NameError::Outside)?;
-    if parts.iter().any(|part| is_backslashed_parent(part)) {
-        return Err(NameError::Outside);
-    }
-    if parts.is_empty() {
+    let name = clean(&path).ok_or(NameError::Outside)?.join("/");
+    if name.is_empty() {
         return Err(NameError::Empty);
     }
-    Ok(parts.join("/"))
+    // An archive goes to systems that read a backslash as a slash. There is nothing wrong with one
+    // in a name (systemd has them in all its units) unless it leads elsewhere there.
+    if name.starts_with('\\') || has_drive(&name) {
+        return Err(NameError::Absolute);
+    }
+    if name.split(['/', '\\']).any(|part| part == "..") {
+        return Err(NameError::Outside);
+    }
+    Ok(name)
 }
 
 /// `path` with the slashes of this system as `/`.
@@ -69,11 +70,6 @@ fn separated(path: &str) -> std::borrow::Cow<'_, str> {
     } else {
         path.into()
     }
-}
-
-/// Whether it would go up where backslashes separate.
-fn is_backslashed_parent(part: &str) -> bool {
-    part.contains('\\') && part.split('\\').any(|part| part == "..")
 }
 
 fn has_drive(path: &str) -> bool {

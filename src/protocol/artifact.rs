@@ -69,14 +69,15 @@ fn fields(spec: &ArtifactSpec) -> [(&'static str, Option<&str>); 2] {
     ]
 }
 
-fn percent_encode(text: &str, query: &mut String) {
+/// Appends `text` with all but letters, digits and `-._~` as `%XX`.
+pub(crate) fn percent_encode(text: &str, encoded: &mut String) {
     for byte in text.bytes() {
         match byte {
             b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => {
-                query.push(char::from(byte));
+                encoded.push(char::from(byte));
             }
             _ => {
-                let _ = write!(query, "%{byte:02X}");
+                let _ = write!(encoded, "%{byte:02X}");
             }
         }
     }

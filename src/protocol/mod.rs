@@ -27,6 +27,8 @@ mod request;
 mod update;
 mod url;
 
+#[cfg(feature = "runner")]
+pub(crate) use self::artifact::percent_encode;
 pub use self::{
     artifact::{ArtifactForm, artifact_file_name, artifact_query},
     error_body::error_message,
