@@ -94,7 +94,12 @@ impl SpoolFile {
 
     /// Reads it from its start; several may read at once.
     pub(crate) fn reader(self: Arc<Self>) -> SpoolReader {
-        SpoolReader { file: self, at: 0 }
+        SpoolReader {
+            file: self,
+            at: 0,
+            buffer: Vec::new(),
+            start: 0,
+        }
     }
 
     fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
@@ -143,18 +148,50 @@ pub(crate) fn lost() -> io::Error {
     io::Error::other("the runtime is going away")
 }
 
-/// Reads a spool file. Blocks, and does not buffer.
-#[derive(Clone, Debug)]
+/// Reads a spool file. Blocks.
+///
+/// What was read last stays in memory, so that small steps to and fro cost nothing.
+#[derive(Clone)]
 pub(crate) struct SpoolReader {
     file: Arc<SpoolFile>,
     at: u64,
+    buffer: Vec<u8>,
+    /// Where in the file the buffer belongs.
+    start: u64,
+}
+
+/// So much is read ahead. Larger reads go past the buffer.
+const AHEAD: usize = 32 << 10;
+
+impl SpoolReader {
+    /// What of the buffer is at the place where it is read.
+    fn buffered(&self) -> &[u8] {
+        let inside = self.at.checked_sub(self.start);
+        let inside = inside.and_then(|inside| usize::try_from(inside).ok());
+        inside
+            .and_then(|inside| self.buffer.get(inside..))
+            .unwrap_or_default()
+    }
 }
 
 impl Read for SpoolReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut inner = lock(&self.file.0);
-        inner.file.seek(SeekFrom::Start(self.at))?;
-        let len = inner.file.read(buf)?;
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.buffered().is_empty() {
+            let mut inner = lock(&self.file.0);
+            inner.file.seek(SeekFrom::Start(self.at))?;
+            if out.len() >= AHEAD {
+                let len = inner.file.read(out)?;
+                self.at += len as u64;
+                return Ok(len);
+            }
+            self.buffer.clear();
+            self.start = self.at;
+            (&inner.file)
+                .take(AHEAD as u64)
+                .read_to_end(&mut self.buffer)?;
+        }
+        let mut buffered = self.buffered();
+        let len = buffered.read(out)?;
         self.at += len as u64;
         Ok(len)
     }

@@ -1,9 +1,11 @@
 //! Files that go into a job and come out of it.
 
+mod error;
 mod files;
 mod glob;
 mod name;
 mod pack;
+mod reader;
 mod select;
 #[cfg(test)]
 mod testing;
@@ -11,9 +13,11 @@ mod time;
 mod writer;
 
 pub use self::{
+    error::{ArtifactError, ArtifactErrorKind},
     files::{BlockingData, FileKind, FileMetadata, NoFiles, UploadableFile},
     glob::GlobError,
     name::NameError,
+    reader::{Artifact, ArtifactFile},
 };
 #[allow(unused_imports, reason = "what the driver does not use yet")]
 pub(crate) use self::{

@@ -1,0 +1,219 @@
+use std::{
+    io::{Cursor, Write as _},
+    path::Path,
+};
+
+use flate2::{Compression, GzBuilder};
+use quickcheck::quickcheck;
+use zip::{ZipWriter, write::SimpleFileOptions};
+
+use super::*;
+
+fn spool(content: &[u8]) -> Arc<SpoolFile> {
+    let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
+    file.append(&[bytes::Bytes::copy_from_slice(content)])
+        .unwrap();
+    Arc::new(file)
+}
+
+fn open(content: &[u8]) -> Result<Artifact, ArtifactError> {
+    Artifact::new(spool(content), Some("artifacts.zip"))
+}
+
+fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in files {
+        zip.start_file(name, SimpleFileOptions::default()).unwrap();
+        zip.write_all(content).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+fn gzipped(header: GzBuilder, content: &[u8]) -> Vec<u8> {
+    let mut gzip = header.write(Vec::new(), Compression::fast());
+    gzip.write_all(content).unwrap();
+    gzip.finish().unwrap()
+}
+
+fn text(file: Option<ArtifactFile<'_>>) -> String {
+    let mut text = String::new();
+    file.unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+fn read_all(artifact: &mut Artifact) {
+    for index in 0..artifact.len() + 1 {
+        if let Some(file) = artifact.by_index(index) {
+            let _ = io::copy(&mut file.take(1 << 20), &mut io::sink());
+        }
+    }
+}
+
+#[test]
+fn the_files_of_a_zip_are_there_by_name_and_by_number() {
+    let content = zipped(&[("a", b"first"), ("dir/ä", b"second"), ("../x", b"outside")]);
+    let mut artifact = open(&content).unwrap();
+    assert_eq!(artifact.len(), 3);
+    assert!(!artifact.is_empty());
+    assert_eq!(
+        artifact.file_names().collect::<Vec<_>>(),
+        ["a", "dir/ä", "../x"]
+    );
+    assert_eq!(text(artifact.file("dir/ä")), "second");
+    assert_eq!(text(artifact.file("a")), "first");
+    assert_eq!(text(artifact.file("a")), "first");
+    assert_eq!(text(artifact.by_index(1)), "second");
+    assert!(artifact.file("b").is_none());
+    assert!(artifact.by_index(3).is_none());
+    let path = artifact.file("dir/ä").unwrap().path();
+    assert_eq!(path.as_deref(), Some(Path::new("dir/ä")));
+    let outside = artifact.file("../x").unwrap();
+    assert_eq!((outside.name(), outside.path()), ("../x", None));
+}
+
+#[test]
+fn it_moves_to_another_thread_and_shows_no_content() {
+    let mut artifact = open(&zipped(&[("a", b"hunter2")])).unwrap();
+    let debug = [format!("{artifact:?}"), format!("{:?}", artifact.file("a"))].concat();
+    assert!(
+        debug.contains("entries: 1") && !debug.contains("hunter2"),
+        "{debug}"
+    );
+    let read = std::thread::spawn(move || text(artifact.file("a")));
+    assert_eq!(read.join().unwrap(), "hunter2");
+}
+
+#[test]
+fn an_empty_archive_is_empty() {
+    let artifact = open(&zipped(&[])).unwrap();
+    assert!(artifact.is_empty());
+    assert_eq!(artifact.len(), 0);
+}
+
+#[test]
+fn what_is_in_front_of_an_archive_does_no_harm() {
+    let content = [
+        b"half of an earlier download".to_vec(),
+        zipped(&[("a", b"x")]),
+    ]
+    .concat();
+    assert_eq!(text(open(&content).unwrap().file("a")), "x");
+}
+
+#[test]
+fn gzip_members_are_files() {
+    let content = [
+        gzipped(GzBuilder::new().filename("b").comment("a/b"), b"one"),
+        gzipped(GzBuilder::new().comment("e:x%2F%C3%A4%25%zz"), b"two"),
+        gzipped(GzBuilder::new().filename("name"), b""),
+        gzipped(GzBuilder::new(), b"four"),
+        vec![0; 512],
+    ];
+    let mut artifact = open(&content.concat()).unwrap();
+    let names: Vec<_> = artifact.file_names().collect();
+    assert_eq!(names, ["a/b", "x/ä%%zz", "name", "file-3"]);
+    assert_eq!(text(artifact.file("x/ä%%zz")), "two");
+    assert_eq!(text(artifact.by_index(0)), "one");
+    assert_eq!(text(artifact.by_index(2)), "");
+    assert_eq!(text(artifact.by_index(3)), "four");
+
+    let content = gzipped(GzBuilder::new(), b"report");
+    let artifact = Artifact::new(spool(&content), Some("junit.xml.gz")).unwrap();
+    assert_eq!(artifact.file_names().collect::<Vec<_>>(), ["junit.xml"]);
+}
+
+#[test]
+fn a_raw_artifact_is_a_file() {
+    let mut artifact = Artifact::new(spool(b"{}"), Some("dir/gl-report.json")).unwrap();
+    assert_eq!(
+        artifact.file_names().collect::<Vec<_>>(),
+        ["gl-report.json"]
+    );
+    assert_eq!(text(artifact.by_index(0)), "{}");
+    assert_eq!(text(artifact.file("gl-report.json")), "{}");
+}
+
+#[test]
+fn a_file_can_be_opened() {
+    use std::io::{Seek as _, SeekFrom};
+
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&zipped(&[("a", b"x")])).unwrap();
+    file.seek(SeekFrom::Start(3)).unwrap();
+    assert_eq!(text(Artifact::open(file).unwrap().file("a")), "x");
+}
+
+#[test]
+fn what_is_no_archive_is_an_error() {
+    for content in [
+        &b""[..],
+        b"PK",
+        b"PK\x03\x04",
+        b"<html>502 Bad Gateway</html>",
+        b"\x1f\x8b",
+        b"\x1f\x8b\x08\x00",
+        &[0; 1000],
+    ] {
+        let error = open(content).unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ArtifactErrorKind::Damaged,
+            "{content:?}: {error}"
+        );
+        assert!(Artifact::new(spool(content), None).is_err());
+    }
+}
+
+#[test]
+fn damage_is_an_error_of_reading() {
+    let mut content = zipped(&[("a", &b"0123456789".repeat(100))]);
+    content[50] ^= 1;
+    let mut artifact = open(&content).unwrap();
+    let mut file = artifact.file("a").unwrap();
+    assert!(io::copy(&mut file, &mut io::sink()).is_err());
+}
+
+#[test]
+fn a_cut_archive_is_an_error_and_no_panic() {
+    let zip = zipped(&[("a", b"first"), ("b", &b"second".repeat(20))]);
+    let gzip = gzipped(GzBuilder::new().filename("a"), b"content").repeat(2);
+    for content in [zip, gzip] {
+        for len in 0..content.len() {
+            if let Ok(mut artifact) = open(&content[..len]) {
+                read_all(&mut artifact);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_claims_too_much_is_an_error() {
+    let mut content = zipped(&[("a", b"x")]);
+    let end = content.len() - 22;
+    // 65535 entries, where there is one.
+    content[end + 8..end + 12].fill(0xff);
+    assert!(open(&content).is_err());
+    let mut budgeted = Budgeted {
+        reader: spool(&content).reader(),
+        left: Arc::new(AtomicU64::new(10)),
+    };
+    let error = io::copy(&mut budgeted, &mut io::sink()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+}
+
+quickcheck! {
+    fn changed_bytes_do_no_harm(changes: Vec<(u16, u8)>) -> bool {
+        let zip = zipped(&[("a", b"first"), ("b", &b"second".repeat(20))]);
+        let gzip = gzipped(GzBuilder::new().filename("a"), b"content").repeat(2);
+        for mut content in [zip, gzip] {
+            for (at, byte) in &changes {
+                let at = usize::from(*at) % content.len();
+                content[at] = *byte;
+            }
+            if let Ok(mut artifact) = open(&content) {
+                read_all(&mut artifact);
+            }
+        }
+        true
+    }
+}
