@@ -158,7 +158,7 @@ pub use handler::{
 };
 #[cfg(all(feature = "runner", feature = "tracing"))]
 pub use handler::{GitlabFilter, GitlabLayer};
-pub use ids::{JobId, RequestId};
+pub use ids::{ArtifactId, DownloadId, JobId, RequestId};
 pub use protocol::{Failure, FailureReason};
 #[cfg(feature = "runner")]
 pub use runner::{Runner, RunnerBuilder, RunnerHandle};

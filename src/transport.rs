@@ -29,6 +29,8 @@ pub enum TransportErrorKind {
     Request,
     /// The body to be sent could not be read.
     Body,
+    /// The body of the reply could not be stored: the disk is full, say.
+    Store,
 }
 
 impl TransportError {

@@ -120,7 +120,7 @@ enum ZipEntry {
 
 enum Gzip {
     Between(SpoolWriter),
-    Writing(GzEncoder<SpoolWriter>),
+    Writing(Box<GzEncoder<SpoolWriter>>),
 }
 
 impl PackWriter {
@@ -158,7 +158,7 @@ impl PackWriter {
                 let file = gzip.end()?;
                 let header = gzip_header(&entry.name).mtime(entry.modified(self.now));
                 let level = Compression::new(self.level.number());
-                self.out = Out::Gzip(Gzip::Writing(header.write(file, level)));
+                self.out = Out::Gzip(Gzip::Writing(Box::new(header.write(file, level))));
             }
             Out::Raw(file) => self.out = Out::Raw(file),
             Out::Broken => return Err(broken()),

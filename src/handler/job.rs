@@ -11,13 +11,22 @@ use std::{
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{channel::oneshot, future::BoxFuture};
 
-use super::{JobResult, log::JobLog, scope::Scope};
+pub use super::download::DownloadError;
+use super::{
+    JobResult,
+    download::{Fetch, FetchGuard},
+    log::JobLog,
+    scope::Scope,
+};
 use crate::{
     Time,
-    adapter::Adapter,
+    adapter::{Adapter, unblock},
+    artifact::Artifact,
+    ids::JobId,
     protocol::{DependencyInfo, Failure, JobPayload, JobVariable},
+    spool::SpoolFile,
     sync::lock,
 };
 
@@ -32,6 +41,9 @@ pub struct Job {
     scope: Scope,
     log: Arc<JobLog>,
     adapter: Arc<dyn Adapter>,
+    fetch: Fetch,
+    /// What was downloaded, by the number of the job that made it.
+    fetched: Mutex<BTreeMap<JobId, Arc<SpoolFile>>>,
 }
 
 impl Job {
@@ -42,6 +54,7 @@ impl Job {
         scope: Scope,
         log: Arc<JobLog>,
         adapter: Arc<dyn Adapter>,
+        fetch: Fetch,
     ) -> Self {
         Self {
             payload,
@@ -50,6 +63,8 @@ impl Job {
             scope,
             log,
             adapter,
+            fetch,
+            fetched: Mutex::default(),
         }
     }
 
@@ -95,7 +110,8 @@ impl Job {
 
     /// The jobs whose artifacts this one asks for.
     pub fn dependencies(&self) -> impl Iterator<Item = Dependency<'_>> {
-        self.payload.dependencies.iter().map(Dependency)
+        let dependencies = self.payload.dependencies.iter();
+        dependencies.map(|info| Dependency { info, job: self })
     }
 
     /// A directory for this job alone. It is there, and it is removed after
@@ -278,22 +294,25 @@ impl fmt::Debug for Variable<'_> {
 
 /// A job whose artifacts this one asks for.
 #[derive(Clone, Copy)]
-pub struct Dependency<'a>(&'a DependencyInfo);
+pub struct Dependency<'a> {
+    info: &'a DependencyInfo,
+    job: &'a Job,
+}
 
 impl<'a> Dependency<'a> {
     /// GitLab's number of that job.
     pub fn id(&self) -> u64 {
-        self.0.id.0
+        self.info.id.0
     }
 
     /// The name of that job.
     pub fn name(&self) -> &'a str {
-        &self.0.name
+        &self.info.name
     }
 
     /// The name of its artifacts file, if it has artifacts.
     pub fn artifact_filename(&self) -> Option<&'a str> {
-        self.0
+        self.info
             .artifacts_file
             .as_ref()
             .map(|file| file.filename.as_str())
@@ -301,8 +320,46 @@ impl<'a> Dependency<'a> {
 
     /// The size of its artifacts file in bytes, if GitLab said.
     pub fn artifact_size(&self) -> Option<usize> {
-        let size = self.0.artifacts_file.as_ref()?.size?;
+        let size = self.info.artifacts_file.as_ref()?.size?;
         usize::try_from(size).ok()
+    }
+
+    /// Downloads its artifacts; `None` if it has none.
+    ///
+    /// The file is kept for the life of the job, so a second call is served from disk. A large one
+    /// is never in memory as a whole. What fails on the way is tried again, for some minutes.
+    ///
+    /// # Errors
+    /// See [`DownloadError`].
+    pub async fn download(&self) -> Result<Option<Artifact>, DownloadError> {
+        let Some(file) = self.fetch().await? else {
+            return Ok(None);
+        };
+        let name = self.artifact_filename().map(str::to_owned);
+        let open = move || Artifact::new(file, name.as_deref());
+        match unblock(&*self.job.adapter, open).await {
+            Some(artifact) => artifact.map(Some).map_err(DownloadError::Unreadable),
+            None => Err(DownloadError::Stopped),
+        }
+    }
+
+    async fn fetch(&self) -> Result<Option<Arc<SpoolFile>>, DownloadError> {
+        if self.info.artifacts_file.is_none() {
+            return Ok(None);
+        }
+        if let Some(file) = lock(&self.job.fetched).get(&self.info.id) {
+            return Ok(Some(Arc::clone(file)));
+        }
+        let (done, fetched) = oneshot::channel();
+        let guard = FetchGuard::new((self.job.fetch)(self.info.id, done));
+        let fetched = fetched.await;
+        guard.over();
+        // Without an answer the job, or its runner, is no more.
+        let file = fetched.unwrap_or(Err(DownloadError::Stopped))?;
+        if let Some(file) = &file {
+            lock(&self.job.fetched).insert(self.info.id, Arc::clone(file));
+        }
+        Ok(file)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     ops::Range,
-    path::Path,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -31,6 +31,10 @@ pub(crate) struct JobLog {
     spilled: Mutex<Option<Arc<SpoolFile>>>,
     /// Whether older bytes are about to be stored, or could not be.
     spilling: AtomicBool,
+    /// Whether they could not be.
+    stuck: AtomicBool,
+    /// Where they are stored.
+    dir: PathBuf,
     tell: Box<dyn Fn(LogNews) + Send + Sync>,
 }
 
@@ -45,6 +49,8 @@ pub(crate) enum LogNews {
 
 /// So much of a log stays in memory.
 const HOT: u64 = 1 << 20;
+/// So much may wait in memory to be stored.
+const MOST: u64 = 8 << 20;
 /// Older bytes are stored in pieces of about this size.
 const SPILL_SIZE: u64 = 512 << 10;
 
@@ -72,13 +78,19 @@ pub(crate) enum Colour {
 }
 
 impl JobLog {
-    pub(crate) fn new(job: JobId, tell: impl Fn(LogNews) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(
+        job: JobId,
+        dir: PathBuf,
+        tell: impl Fn(LogNews) + Send + Sync + 'static,
+    ) -> Self {
         Self {
             job,
             awake: AtomicBool::new(false),
             inner: Mutex::new(Inner::Early(Vec::new())),
             spilled: Mutex::default(),
             spilling: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
+            dir,
             tell: Box::new(tell),
         }
     }
@@ -202,13 +214,20 @@ impl JobLog {
         })
     }
 
-    /// Stores older bytes in a file in `dir` and frees their memory. Blocks.
+    /// Stores older bytes in a file and frees their memory. Blocks. May be called by several at
+    /// once.
     ///
     /// # Errors
     /// When the file cannot be written. Nothing is lost then, and it is not tried again.
-    pub(crate) fn spill(&self, dir: &Path) -> io::Result<()> {
+    pub(crate) fn spill(&self) -> io::Result<()> {
+        self.spill_cold()
+            .inspect(|()| self.spilling.store(false, Ordering::SeqCst))
+            .inspect_err(|_| self.stuck.store(true, Ordering::SeqCst))
+    }
+
+    fn spill_cold(&self) -> io::Result<()> {
         while let Some((start, cold)) = self.cold() {
-            let file = self.spill_file(dir)?;
+            let file = self.spill_file()?;
             file.write(start, &cold)?;
             let len: usize = cold.iter().map(Bytes::len).sum();
             if let Inner::Open { spool, .. } | Inner::Finished { spool, .. } =
@@ -217,13 +236,14 @@ impl JobLog {
                 spool.forget(start + len as u64);
             }
         }
-        self.spilling.store(false, Ordering::SeqCst);
         Ok(())
     }
 
     fn cold(&self) -> Option<(u64, Vec<Bytes>)> {
         match &*lock(&self.inner) {
-            Inner::Open { spool, .. } | Inner::Finished { spool, .. } if is_swollen(spool) => {
+            Inner::Open { spool, .. } | Inner::Finished { spool, .. }
+                if spool.in_memory() >= HOT + SPILL_SIZE =>
+            {
                 let cold = spool.cold(HOT);
                 (!cold.is_empty()).then(|| (spool.start(), cold))
             }
@@ -231,13 +251,14 @@ impl JobLog {
         }
     }
 
-    fn spill_file(&self, dir: &Path) -> io::Result<Arc<SpoolFile>> {
-        let mut spilled = lock(&self.spilled);
-        let file = match spilled.take() {
-            Some(file) => file,
-            None => Arc::new(SpoolFile::create(dir)?),
-        };
-        Ok(Arc::clone(spilled.insert(file)))
+    fn spill_file(&self) -> io::Result<Arc<SpoolFile>> {
+        let known = lock(&self.spilled).clone();
+        if let Some(file) = known {
+            return Ok(file);
+        }
+        // Not under the lock, which the driver takes too: a disk may be slow.
+        let file = Arc::new(SpoolFile::create(&self.dir)?);
+        Ok(Arc::clone(lock(&self.spilled).get_or_insert(file)))
     }
 
     /// The driver looks no more: the next write tells it.
@@ -251,7 +272,7 @@ impl JobLog {
     }
 
     fn write_all(&self, parts: &[&[u8]]) {
-        let swollen = {
+        let waiting = {
             let mut inner = lock(&self.inner);
             let Inner::Open {
                 spool,
@@ -266,19 +287,20 @@ impl JobLog {
                     spool.write(part);
                 }
             }
-            is_swollen(spool)
+            spool.in_memory()
         };
         if self.wake() {
             (self.tell)(LogNews::Grew);
         }
-        if swollen && !self.spilling.swap(true, Ordering::SeqCst) {
+        if waiting >= HOT + SPILL_SIZE && !self.spilling.swap(true, Ordering::SeqCst) {
             (self.tell)(LogNews::Swelled);
         }
+        if waiting >= MOST && !self.stuck.load(Ordering::SeqCst) {
+            // Whoever writes faster than that, and may hold up the driver, does it himself. What
+            // goes wrong is told by the other one, which was asked for it before.
+            let _ = self.spill_cold();
+        }
     }
-}
-
-fn is_swollen(spool: &TraceSpool) -> bool {
-    spool.in_memory() >= HOT + SPILL_SIZE
 }
 
 impl fmt::Debug for JobLog {

@@ -1,5 +1,6 @@
 //! The side of the user: what runs a job, what it is given, and where its output goes.
 
+mod download;
 pub mod job;
 mod jobs;
 #[cfg(feature = "tracing")]
@@ -22,6 +23,7 @@ pub use self::scope::{in_job, output_line};
 #[doc(hidden)]
 pub use self::scope::{stray_line_begins, stray_line_ends};
 pub(crate) use self::{
+    download::{DownloadError, Fetch, Fetched},
     job::{Job, JobState},
     log::{Colour, JobLog, LogNews},
     scope::{Context, Scope},

@@ -113,6 +113,10 @@ impl Rng {
         z ^ (z >> 31)
     }
 
+    pub(super) fn wide(&mut self) -> u128 {
+        u128::from(self.next()) << 64 | u128::from(self.next())
+    }
+
     /// A duration of at least zero and less than `limit`.
     fn below(&mut self, limit: Duration) -> Duration {
         let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);

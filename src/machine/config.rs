@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::output::TimeLimit;
 use crate::{
     protocol::{Info, ServerUrl},
     secret::Secret,
@@ -36,8 +37,13 @@ pub struct MachineConfig {
     pub long_poll_threshold: Duration,
     /// Time limit of a job request. Must be well above the time for which GitLab holds it (50 s).
     pub job_request_timeout: Duration,
-    /// Time limit of every other request.
+    /// Time limit of every other request but those that carry artifacts.
     pub request_timeout: Duration,
+    /// The longest time in which nothing of an artifact moves, up or down.
+    pub artifact_stall: Duration,
+    /// The longest wait for an answer when all of an artifact was sent: GitLab may move it to object
+    /// storage first.
+    pub artifact_reply: Duration,
     /// How often the log is sent until the server says otherwise, and after a rewind.
     pub trace_interval: Duration,
     /// At most this many bytes of log are sent in one request.
@@ -77,6 +83,8 @@ impl MachineConfig {
             long_poll_threshold: Duration::from_secs(1),
             job_request_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(60),
+            artifact_stall: Duration::from_secs(60),
+            artifact_reply: Duration::from_secs(600),
             trace_interval: Duration::from_secs(3),
             patch_limit: 1 << 20,
             keep_alive: Duration::from_secs(30),
@@ -87,6 +95,20 @@ impl MachineConfig {
             cleanup_limit: Duration::from_secs(300),
             abort_patience: Duration::from_secs(10),
             default_job_timeout: Duration::from_secs(7200),
+        }
+    }
+
+    pub(super) fn upload_limit(&self) -> TimeLimit {
+        TimeLimit::Idle {
+            stall: self.artifact_stall,
+            reply: self.artifact_reply,
+        }
+    }
+
+    pub(super) fn download_limit(&self) -> TimeLimit {
+        TimeLimit::Idle {
+            stall: self.artifact_stall,
+            reply: self.artifact_stall,
         }
     }
 }

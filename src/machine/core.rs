@@ -14,11 +14,12 @@ use http::{
 use super::{
     backoff::{Backoff, Rng, Setback},
     config::MachineConfig,
-    output::{JobOutput, Notice, Output, ReplyBody, RequestBody, Trouble},
+    output::{JobOutput, Notice, Output, ReplyBody, RequestBody, TimeLimit, Trouble},
     timers::Owner,
+    transfer::Transfer,
 };
 use crate::{
-    ids::{JobId, RequestId},
+    ids::{DownloadId, JobId, RequestId},
     protocol::{self, headers},
     secret::Secret,
     time::Time,
@@ -101,7 +102,8 @@ impl Core {
         } else {
             (MESSAGE_LIMIT, self.config.request_timeout)
         };
-        self.send(Owner::Runner, http, limit, timeout)
+        let reply = ReplyBody::Collect { limit };
+        self.send(Owner::Runner, http, reply, TimeLimit::Total(timeout))
     }
 
     /// Tells GitLab about the state of a job.
@@ -132,12 +134,59 @@ impl Core {
         if let Some(token) = &calls.header {
             http.headers_mut().insert(headers::JOB_TOKEN, token.clone());
         }
-        self.send(
-            Owner::Job(calls.job),
-            http,
-            MESSAGE_LIMIT,
-            self.config.request_timeout,
-        )
+        let reply = ReplyBody::Collect {
+            limit: MESSAGE_LIMIT,
+        };
+        let limit = TimeLimit::Total(self.config.request_timeout);
+        self.send(Owner::Job(calls.job), http, reply, limit)
+    }
+
+    /// Sends a packed artifact.
+    pub(super) fn send_upload(
+        &mut self,
+        calls: &JobCalls,
+        transfer: &Transfer,
+        content_type: HeaderValue,
+        body: RequestBody,
+    ) -> RequestId {
+        let token = calls.header.clone().filter(|_| transfer.is_at_home());
+        let mut http = self.transfer_request(transfer, token, body);
+        http.headers_mut().insert(CONTENT_TYPE, content_type);
+        let reply = ReplyBody::Collect {
+            limit: MESSAGE_LIMIT,
+        };
+        let limit = self.config.upload_limit();
+        self.send(Owner::Job(calls.job), http, reply, limit)
+    }
+
+    /// Asks for the artifacts of another job on behalf of `job`.
+    pub(super) fn send_download(
+        &mut self,
+        job: JobId,
+        transfer: &Transfer,
+        token: Option<HeaderValue>,
+        download: DownloadId,
+    ) -> RequestId {
+        let http = self.transfer_request(transfer, token, RequestBody::Empty);
+        let reply = ReplyBody::Spool {
+            download,
+            limit: MESSAGE_LIMIT,
+        };
+        let limit = self.config.download_limit();
+        self.send(Owner::Job(job), http, reply, limit)
+    }
+
+    fn transfer_request(
+        &mut self,
+        transfer: &Transfer,
+        token: Option<HeaderValue>,
+        body: RequestBody,
+    ) -> Request<RequestBody> {
+        let mut http = self.request(transfer.method().clone(), transfer.target().clone(), body);
+        if let Some(token) = token {
+            http.headers_mut().insert(headers::JOB_TOKEN, token);
+        }
+        http
     }
 
     fn request(&mut self, method: Method, uri: Uri, body: RequestBody) -> Request<RequestBody> {
@@ -157,18 +206,17 @@ impl Core {
         &mut self,
         owner: Owner,
         http: Request<RequestBody>,
-        limit: usize,
-        timeout: Duration,
+        reply: ReplyBody,
+        limit: TimeLimit,
     ) -> RequestId {
         let request = RequestId(self.next_request);
         self.next_request += 1;
         self.requests.insert(request, owner);
-        let reply = ReplyBody::Collect { limit };
         self.outbox.push_back(Output::Send {
             request,
             http,
             reply,
-            timeout,
+            limit,
         });
         request
     }
@@ -182,6 +230,11 @@ impl Core {
 
     pub(super) fn job(&mut self, job: JobId, output: JobOutput) {
         self.outbox.push_back(Output::Job { job, output });
+    }
+
+    /// Writes a line into the job's log as GitLab's own runner prints its errors.
+    pub(super) fn error(&mut self, job: JobId, text: &str) {
+        self.job(job, JobOutput::Note(error_line(text)));
     }
 
     pub(super) fn notice(&mut self, notice: Notice) {
@@ -202,15 +255,25 @@ impl Core {
 
 /// A header value that cannot be sent (a token with a line end) is left out: the server then says
 /// that it is missing, which is better than no request at all.
-fn token_header(token: &Secret) -> Option<HeaderValue> {
+pub(super) fn token_header(token: &Secret) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(token.expose()).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
+/// A line as GitLab's own runner prints its errors.
+pub(super) fn error_line(text: &str) -> String {
+    format!("\u{1b}[31;1mERROR: {text}\u{1b}[0;m")
+}
+
+/// A line as GitLab's own runner prints its warnings.
+pub(super) fn warning_line(text: &str) -> String {
+    format!("\u{1b}[0;33mWARNING: {text}\u{1b}[0;m")
+}
+
 /// 32 hex digits.
 fn request_id(rng: &mut Rng) -> HeaderValue {
-    let bits = u128::from(rng.next()) << 64 | u128::from(rng.next());
+    let bits = rng.wide();
     let digits: [u8; 32] = std::array::from_fn(|at| {
         let digit = bits >> (124 - 4 * at) & 0xf;
         b"0123456789abcdef"[digit as usize]
@@ -220,28 +283,48 @@ fn request_id(rng: &mut Rng) -> HeaderValue {
 
 /// What a reply that is not a success says, without the token if the server should echo it.
 pub(super) fn trouble(response: &Response<Bytes>, token: &Secret) -> Trouble {
-    let mut message = protocol::error_message(response.body());
+    // Before anything is cut, or a part of it would be left.
+    let hidden = |text: &[u8]| -> Vec<u8> {
+        let token = token.expose().as_bytes();
+        if token.is_empty() || text.len() > MESSAGE_LIMIT {
+            return Vec::new();
+        }
+        let text = String::from_utf8_lossy(text);
+        let token = String::from_utf8_lossy(token);
+        text.replace(&*token, "[MASKED]").into_bytes()
+    };
+    let mut message = protocol::error_message(&hidden(response.body()));
     if message.is_empty()
         && response.status().is_redirection()
         && let Some(location) = response.headers().get(LOCATION)
     {
         // Redirects of API calls are not followed: the token would go along. People need to know
         // where to, for it is mostly the scheme or the host of the URL that is wrong.
-        let location = String::from_utf8_lossy(location.as_bytes());
-        let target: String = location
-            .split('?')
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .take(200)
-            .collect();
+        let target = redirect_display(&hidden(location.as_bytes()));
         message = format!("redirects to {target}; check the URL of the server");
-    }
-    if !token.is_empty() && message.contains(token.expose()) {
-        message = message.replace(token.expose(), "[MASKED]");
     }
     Trouble::Status {
         status: response.status(),
         message,
     }
+}
+
+/// The target of a redirect for people: without what may be secret in it, and not too long.
+fn redirect_display(location: &[u8]) -> String {
+    let location = String::from_utf8_lossy(location);
+    let location = location.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = location.split_once("//").unwrap_or(("", location));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let slashes = if rest.len() < location.len() {
+        "//"
+    } else {
+        ""
+    };
+    let target = format!("{scheme}{slashes}{host}{path}");
+    target
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect()
 }

@@ -26,7 +26,7 @@ use crate::{
     secret::Secret,
     time::Time,
     trace::TraceMark,
-    transport::TransportError,
+    transport::{TransportError, TransportErrorKind},
 };
 
 /// A 404 comes from a proxy or a wrong path: only this many in a row, over at least
@@ -42,6 +42,8 @@ pub(super) struct Exchange {
     wire: TraceWire,
     stage: Stage,
     in_flight: Option<(RequestId, Call)>,
+    /// When the last request was sent.
+    sent: Time,
     backoff: Backoff,
     /// No request before this.
     hold_until: Time,
@@ -50,6 +52,9 @@ pub(super) struct Exchange {
     missing: (u32, Time),
     /// A patch was answered 404: ask with a `PUT` whether the job is still there.
     ask: bool,
+    /// The last request was a keep-alive. While patches fail, the two take turns: else nothing would
+    /// be heard of a cancel.
+    asked: bool,
     /// GitLab does not understand our keep-alives.
     mute: bool,
 }
@@ -140,6 +145,7 @@ impl Exchange {
             wire: TraceWire::new(core.now, config.trace_interval, config.patch_limit),
             stage,
             in_flight: None,
+            sent: Time::ZERO,
             backoff: match config.commit {
                 true => Backoff::steady(),
                 false => Backoff::default(),
@@ -148,8 +154,19 @@ impl Exchange {
             last_contact: core.now,
             missing: (0, Time::ZERO),
             ask: false,
+            asked: false,
             mute: false,
         }
+    }
+
+    /// Where calls about the job go.
+    pub(super) fn calls(&self) -> &JobCalls {
+        &self.calls
+    }
+
+    /// Asks GitLab soon whether the job is still there.
+    pub(super) fn ask(&mut self) {
+        self.ask = matches!(self.stage, Stage::Running);
     }
 
     pub(super) fn is_committed(&self) -> bool {
@@ -211,11 +228,14 @@ impl Exchange {
             _ if held => {}
             Stage::Committing { .. } => self.put(core, Call::Commit),
             Stage::Running => {
-                if self.ask {
+                let quiet = self.keep_alive_due(core).is_some_and(|due| due <= now);
+                let starved = quiet && self.hold_until > Time::ZERO && !self.asked;
+                if self.ask || starved {
+                    self.asked = true;
                     self.put(core, Call::KeepAlive);
                 } else if self.wire.due().is_some_and(|due| due <= now) {
                     self.patch(core);
-                } else if self.keep_alive_due(core).is_some_and(|due| due <= now) {
+                } else if quiet {
                     self.put(core, Call::KeepAlive);
                 }
             }
@@ -289,12 +309,15 @@ impl Exchange {
             (Call::Commit, _) => running(None),
             _ => running(Some(whole)),
         };
+        self.sent = core.now;
         let request = core.send_update(&self.calls, body);
         self.in_flight = Some((request, call));
     }
 
     fn patch(&mut self, core: &mut Core) {
+        self.asked = false;
         let (range, body) = self.wire.next_patch(self.calls.job);
+        self.sent = core.now;
         let request = core.send_patch(&self.calls, range.start, body);
         self.in_flight = Some((request, Call::Patch(range)));
     }
@@ -312,7 +335,15 @@ impl Exchange {
         let response = match answer {
             Ok(response) => response,
             Err(error) => {
+                // A server (or a proxy) that finds a body too large may close before it is read.
+                if let Call::Patch(range) = &call
+                    && error.kind() == TransportErrorKind::Broken
+                {
+                    self.wire.shrink(range.end - range.start);
+                }
+                // Time that went by without an answer was a pause for the server already.
                 let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                let wait = wait.saturating_sub(core.now.since(self.sent));
                 return self.again(core, &call, Trouble::Transport(error), wait);
             }
         };
@@ -351,7 +382,10 @@ impl Exchange {
         let status = response.status();
         if status.is_success() {
             self.contact(core);
-            self.ask = false;
+            // That the job is there does not make its log arrive.
+            if !std::mem::take(&mut self.ask) && !self.wire.has_unsent() {
+                self.backoff.reset();
+            }
             if matches!(call, Call::Commit) {
                 self.stage = Stage::Running;
                 self.wire.start(core.now);
@@ -383,7 +417,9 @@ impl Exchange {
         match response.status() {
             StatusCode::OK | StatusCode::ACCEPTED => {
                 self.contact(core);
-                self.wire.on_accepted(core.now, range.end);
+                if self.wire.on_accepted(core.now, range.end) {
+                    self.backoff.reset();
+                }
                 News::Nothing
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
@@ -471,6 +507,12 @@ impl Exchange {
             *recommit = Recommit::Done;
             return News::Nothing;
         }
+        // Whatever else is said, the job is over there.
+        if status != StatusCode::FORBIDDEN
+            && matches!(job_status, Some(JobStatus::Canceled | JobStatus::Failed))
+        {
+            return News::Reported;
+        }
         match status {
             StatusCode::OK => News::Reported,
             // After a lost reply the job is over already, in the state that we submitted.
@@ -480,11 +522,6 @@ impl Exchange {
                 News::Reported
             }
             StatusCode::FORBIDDEN => News::NotReported(self.word(response, job_status)),
-            StatusCode::ACCEPTED
-                if matches!(job_status, Some(JobStatus::Canceled | JobStatus::Failed)) =>
-            {
-                News::Reported
-            }
             _ if *single && !is_trouble(status) => {
                 News::NotReported(self.word(response, job_status))
             }
@@ -514,7 +551,6 @@ impl Exchange {
     /// GitLab heard us, and all is well.
     fn contact(&mut self, core: &Core) {
         self.last_contact = core.now;
-        self.backoff.reset();
         self.hold_until = Time::ZERO;
     }
 

@@ -1,9 +1,11 @@
 //! What goes into the machine.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::{
-    ids::{JobId, RequestId},
+    ids::{ArtifactId, DownloadId, JobId, RequestId},
     protocol::Failure,
     trace::TraceMark,
     transport::TransportError,
@@ -12,7 +14,6 @@ use crate::{
 /// One thing that happened, told to [`RunnerMachine::handle_input`].
 ///
 /// [`RunnerMachine::handle_input`]: crate::machine::RunnerMachine::handle_input
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Input {
     /// The deadline of `poll_timeout` has come. Telling it earlier or more often is harmless.
@@ -32,6 +33,14 @@ pub enum Input {
         request: RequestId,
         /// Why.
         error: TransportError,
+    },
+    /// The reply to a request with [`ReplyBody::Spool`](crate::machine::ReplyBody::Spool) was a
+    /// success, and all of its body is in the file. Any other reply is told by [`Input::Reply`].
+    Spooled {
+        /// Which request.
+        request: RequestId,
+        /// The length of the body in bytes.
+        len: u64,
     },
     /// Something happened to a job's handler or log.
     Job {
@@ -57,6 +66,27 @@ pub enum Input {
     Call(RunnerCall),
 }
 
+/// Replies hold tokens and variables, so only their status and length are shown.
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("Timeout"),
+            Self::Reply { request, response } => {
+                let (status, len) = (response.status().as_u16(), response.body().len());
+                write!(f, "Reply({request}, {status}, {len} bytes)")
+            }
+            Self::Failed { request, error } => write!(f, "Failed({request}, {error})"),
+            Self::Spooled { request, len } => write!(f, "Spooled({request}, {len} bytes)"),
+            Self::Job { job, input } => write!(f, "Job({job}, {input:?})"),
+            Self::SetCapacity(capacity) => write!(f, "SetCapacity({capacity})"),
+            Self::PollOnce => f.write_str("PollOnce"),
+            Self::WithdrawPoll => f.write_str("WithdrawPoll"),
+            Self::Stop(mode) => write!(f, "Stop({mode:?})"),
+            Self::Call(call) => write!(f, "Call({call:?})"),
+        }
+    }
+}
+
 /// What happened to one job on the handler's side.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -79,6 +109,22 @@ pub enum JobInput {
         /// The log at this moment.
         trace: TraceMark,
     },
+    /// The artifact was packed, or not. Answers `Collect`.
+    Collected {
+        /// Which one.
+        artifact: ArtifactId,
+        /// What came of it.
+        outcome: Collected,
+    },
+    /// The handler wants the artifacts of an earlier job. Answered by one `Downloaded`.
+    Download {
+        /// Names it in the answer.
+        download: DownloadId,
+        /// GitLab's number of that job, which is one of the payload's `dependencies`.
+        dependency: JobId,
+    },
+    /// The handler does not want them any more: no answer is expected.
+    DropDownload(DownloadId),
     /// The handler has cleaned up and is gone, nothing more will be logged. Answers `CleanUp`.
     CleanedUp {
         /// The log as it is for good.
@@ -99,6 +145,26 @@ pub enum StepResult {
     /// The handler (or who drives it) ended the step because it took too long.
     TimedOut,
     /// The step was ended because the machine said `Cancel(Forced)`.
+    Cancelled,
+}
+
+/// What came of packing an artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Collected {
+    /// It can be uploaded: the body of
+    /// [`RequestBody::Artifact`](crate::machine::RequestBody::Artifact) can be read, again and again.
+    Packed {
+        /// The length of the packed file in bytes.
+        len: u64,
+        /// What GitLab shall call it.
+        file_name: String,
+    },
+    /// There is nothing to upload, which is no failure.
+    Nothing,
+    /// It could not be packed. Why stands in the log of the job.
+    Failed,
+    /// It was ended by `Cancel(Forced)`.
     Cancelled,
 }
 

@@ -4,21 +4,26 @@
 //! GitLab ([`Exchange`]). GitLab's word comes first: a job that it ended gets no more requests, only
 //! its clean-up.
 
+mod ending;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
 
+use self::ending::Ending;
 use super::{
-    core::Core,
+    core::{Core, error_line},
+    download::Downloads,
     exchange::{Exchange, News},
-    input::{JobInput, StepResult},
-    output::{CancelMode, JobOutput, Notice, Output, PollOutcome},
-    plan::{Plan, Step},
+    input::{Collected, JobInput, StepResult},
+    output::{CancelMode, DownloadOutcome, JobOutput, Notice, Output, PollOutcome, Trouble},
+    plan::{self, Plan, Step},
     timers::Reason,
+    upload::{UploadNews, Uploads},
 };
 use crate::{
-    ids::{JobId, RequestId},
+    ids::{ArtifactId, DownloadId, JobId, RequestId},
     protocol::{Failure, FailureReason, JobPayload, Phase},
     secret::Secret,
     time::Time,
@@ -31,6 +36,7 @@ pub(super) struct JobMachine {
     work: Work,
     state: State,
     exchange: Exchange,
+    downloads: Downloads,
     /// Why it failed, if it did.
     failure: Option<Failure>,
     /// Why it has to end before its time.
@@ -68,6 +74,8 @@ enum State {
         step: Step,
         force_at: Option<Time>,
     },
+    /// The artifacts are packed and uploaded.
+    Uploading(Uploads),
     /// The handler cleans up.
     Cleaning {
         force_at: Option<Time>,
@@ -75,19 +83,6 @@ enum State {
     /// The last of the log and the final state are brought to GitLab.
     Finishing,
     Done,
-}
-
-/// Why a job has to end before its time. A later one overrules an earlier one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Ending {
-    /// A user cancelled it; after_script still runs.
-    Canceling,
-    /// It ran out of time.
-    TimedOut,
-    /// The runner stops.
-    Interrupted,
-    /// GitLab ended it: it hears nothing more from us.
-    Aborted,
 }
 
 impl JobMachine {
@@ -125,6 +120,7 @@ impl JobMachine {
             work,
             state: State::Committing,
             exchange,
+            downloads: Downloads::default(),
             failure: None,
             ending: None,
             deadline: None,
@@ -159,6 +155,17 @@ impl JobMachine {
                 self.exchange.grow(core, trace);
                 self.on_step_finished(core, &step, result);
             }
+            (JobInput::Collected { artifact, outcome }, State::Uploading(_)) => {
+                fits = self.on_collected(core, artifact, outcome);
+            }
+            (
+                JobInput::Download {
+                    download,
+                    dependency,
+                },
+                _,
+            ) => fits = self.download(core, download, dependency),
+            (JobInput::DropDownload(download), _) => fits = self.downloads.forget(core, download),
             (JobInput::CleanedUp { trace }, State::Cleaning { .. }) => {
                 self.exchange.grow(core, trace);
                 self.finish(core);
@@ -176,9 +183,33 @@ impl JobMachine {
         request: RequestId,
         answer: Result<Response<Bytes>, TransportError>,
     ) {
-        let news = self.exchange.on_answer(core, request, answer);
-        self.on_news(core, news);
+        if let State::Uploading(uploads) = &mut self.state
+            && uploads.owns(request)
+        {
+            let answer = answer.as_ref().map_err(Clone::clone);
+            match uploads.on_answer(core, self.exchange.calls(), answer) {
+                UploadNews::Nothing => {}
+                UploadNews::Doubt => self.exchange.ask(),
+                UploadNews::Ended(why) => self.abort(core, why),
+            }
+        } else if let Some(download) = self.downloads.owner(request) {
+            let answer = answer.as_ref().map_err(Clone::clone);
+            self.downloads.on_answer(core, self.id, download, answer);
+        } else {
+            let news = self.exchange.on_answer(core, request, answer);
+            self.on_news(core, news);
+        }
         self.advance(core);
+    }
+
+    /// The body of a download is in its file; false if the request is none.
+    pub(super) fn on_spooled(&mut self, core: &mut Core, request: RequestId, len: u64) -> bool {
+        let Some(download) = self.downloads.owner(request) else {
+            return false;
+        };
+        self.downloads.on_spooled(core, self.id, download, len);
+        self.advance(core);
+        true
     }
 
     /// Does what is due.
@@ -197,6 +228,16 @@ impl JobMachine {
         {
             *force_at = None;
             core.job(self.id, JobOutput::Cancel(CancelMode::Forced));
+        }
+        self.downloads.advance(core, self.id);
+        if let State::Uploading(uploads) = &mut self.state
+            && uploads.advance(core, self.exchange.calls())
+        {
+            // As GitLab's own runner says it.
+            if uploads.has_failed() && self.failure.is_none() {
+                self.failure = Some(Failure::exit_code(1));
+            }
+            self.clean_up(core);
         }
         loop {
             match self.exchange.advance(core) {
@@ -218,15 +259,25 @@ impl JobMachine {
             State::Cleaning { force_at } => force_at.map(|time| (time, Reason::CleanUp)),
             _ => None,
         };
+        let upload = match &self.state {
+            State::Uploading(uploads) => uploads.deadline().map(|time| (time, Reason::Upload)),
+            _ => None,
+        };
+        let download = self.downloads.deadline();
         timeout
             .into_iter()
             .chain(force)
+            .chain(upload)
+            .chain(download.map(|time| (time, Reason::Download)))
             .chain(self.exchange.deadline(core))
             .min()
     }
 
     fn job_deadline(&self) -> Option<Time> {
-        let running = matches!(self.state, State::Starting { .. } | State::Stepping { .. });
+        let running = matches!(
+            self.state,
+            State::Starting { .. } | State::Stepping { .. } | State::Uploading(_)
+        );
         self.deadline
             .filter(|_| running && self.ending < Some(Ending::TimedOut))
     }
@@ -305,7 +356,11 @@ impl JobMachine {
             _ => None,
         };
         let Some(step) = next else {
-            return self.clean_up(core);
+            return if may_run && last.is_some() {
+                self.upload(core)
+            } else {
+                self.clean_up(core)
+            };
         };
         let output = JobOutput::Step {
             phase: step.phase,
@@ -341,16 +396,57 @@ impl JobMachine {
         }
     }
 
+    /// The artifacts, if there are any for how the job went.
+    fn upload(&mut self, core: &mut Core) {
+        let Work::Run { payload, .. } = &self.work else {
+            return self.clean_up(core);
+        };
+        // `advance` follows, and sees when there are none.
+        self.state = State::Uploading(Uploads::new(plan::artifacts(
+            payload,
+            self.failure.is_some(),
+        )));
+    }
+
+    fn on_collected(&mut self, core: &mut Core, artifact: ArtifactId, outcome: Collected) -> bool {
+        let (State::Uploading(uploads), Work::Run { payload, .. }) = (&mut self.state, &self.work)
+        else {
+            return false;
+        };
+        let spec = payload.artifacts.get(artifact.index);
+        uploads.on_collected(core, spec, artifact, outcome)
+    }
+
+    /// The handler wants what another job made; false if the number is in use.
+    fn download(&mut self, core: &mut Core, download: DownloadId, dependency: JobId) -> bool {
+        let has_handler = matches!(
+            self.state,
+            State::Starting { .. }
+                | State::Stepping { .. }
+                | State::Uploading(_)
+                | State::Cleaning { .. }
+        );
+        let Work::Run { payload, .. } = &self.work else {
+            return false;
+        };
+        let mut dependencies = payload.dependencies.iter();
+        let known = dependencies.find(|known| known.id == dependency);
+        let outcome = match known {
+            _ if !has_handler || self.ending == Some(Ending::Aborted) => {
+                DownloadOutcome::Failed(Trouble::Stopped)
+            }
+            Some(known) if known.artifacts_file.is_some() => {
+                return self
+                    .downloads
+                    .begin(core, self.id, &payload.token, download, known);
+            }
+            _ => DownloadOutcome::Nothing,
+        };
+        core.job(self.id, JobOutput::Downloaded(download, outcome));
+        true
+    }
+
     fn clean_up(&mut self, core: &mut Core) {
-        if let Work::Run { plan, .. } = &self.work
-            && self.ending != Some(Ending::Aborted)
-            && plan.has_artifacts(self.failure.is_some())
-        {
-            let note = warning_line(
-                "this job has artifacts, but this version of the runner does not upload any",
-            );
-            core.job(self.id, JobOutput::Note(note));
-        }
         self.state = State::Cleaning {
             force_at: Some(core.now + core.config.cleanup_limit),
         };
@@ -371,120 +467,10 @@ impl JobMachine {
     fn done(&mut self, core: &mut Core) {
         self.polled(core, PollOutcome::NoJob);
         self.exchange.end(core);
+        self.downloads.stop(core, self.id);
         self.state = State::Done;
         if self.started {
             core.job(self.id, JobOutput::Done);
-        }
-    }
-
-    /// A user cancelled the job. Once the script is over that changes nothing any more.
-    fn cancel(&mut self, core: &mut Core) {
-        if self.ending.is_some() {
-            return;
-        }
-        let force_at = Some(core.now + core.config.cancel_grace);
-        match &mut self.state {
-            State::Committing => {}
-            State::Starting { force_at: at } => *at = force_at,
-            State::Stepping { step, force_at: at } if step.phase == Phase::Script => {
-                *at = force_at;
-                core.job(self.id, JobOutput::Cancel(CancelMode::Graceful));
-            }
-            _ => return,
-        }
-        core.notice(Notice::JobCanceling(self.id));
-        self.ending = Some(Ending::Canceling);
-        self.failure = Some(Failure::new(FailureReason::JobCanceled));
-    }
-
-    /// The job has run out of time.
-    fn time_out(&mut self, core: &mut Core) {
-        let limit = match &self.work {
-            Work::Run { plan, .. } => plan.limit,
-            Work::Refuse { .. } => return,
-        };
-        let text = format!("execution took longer than {} seconds", limit.as_secs());
-        let (note, mode) = match &mut self.state {
-            State::Stepping { step, force_at } => {
-                let grace = core.now + core.config.timeout_grace;
-                *force_at = Some(force_at.map_or(grace, |earlier| earlier.min(grace)));
-                if step.phase == Phase::Script {
-                    self.failure = Some(Failure::new(FailureReason::JobExecutionTimeout));
-                    (
-                        error_line(&format!("Job failed: {text}")),
-                        CancelMode::Graceful,
-                    )
-                } else {
-                    // How the script ended stands.
-                    (
-                        warning_line(&format!("after_script ended: {text}")),
-                        CancelMode::Graceful,
-                    )
-                }
-            }
-            State::Starting { force_at } => {
-                *force_at = None;
-                self.failure = Some(Failure::new(FailureReason::JobExecutionTimeout));
-                (
-                    error_line(&format!("Job failed: {text}")),
-                    CancelMode::Forced,
-                )
-            }
-            _ => return,
-        };
-        self.ending = Some(Ending::TimedOut);
-        core.notice(Notice::JobTimedOut {
-            job: self.id,
-            limit,
-        });
-        core.job(self.id, JobOutput::Note(note));
-        core.job(self.id, JobOutput::Cancel(mode));
-    }
-
-    /// The runner stops: cancel what runs, and report it.
-    pub(super) fn interrupt(&mut self, core: &mut Core) {
-        if self.ending >= Some(Ending::Interrupted) {
-            return;
-        }
-        let in_script = match &mut self.state {
-            State::Committing => true,
-            State::Starting { force_at } => {
-                *force_at = None;
-                true
-            }
-            State::Stepping { step, force_at } => {
-                *force_at = None;
-                step.phase == Phase::Script
-            }
-            // The script is over, its result stands.
-            _ => return,
-        };
-        self.ending = Some(Ending::Interrupted);
-        if in_script {
-            self.failure = Some(Failure::new(FailureReason::RunnerInterrupted));
-        }
-        if matches!(self.state, State::Committing) {
-            return;
-        }
-        if in_script {
-            let note = error_line("Job failed (system failure): the runner was stopped");
-            core.job(self.id, JobOutput::Note(note));
-        }
-        core.job(self.id, JobOutput::Cancel(CancelMode::Forced));
-    }
-
-    /// GitLab ended the job: drop everything but the clean-up.
-    fn abort(&mut self, core: &mut Core, why: String) {
-        core.notice(Notice::JobAborted { job: self.id, why });
-        self.ending = Some(Ending::Aborted);
-        self.exchange.end(core);
-        match &mut self.state {
-            State::Starting { force_at } | State::Stepping { force_at, .. } => {
-                *force_at = None;
-                core.job(self.id, JobOutput::Cancel(CancelMode::Forced));
-            }
-            State::Cleaning { .. } => {}
-            _ => self.done(core),
         }
     }
 
@@ -502,17 +488,7 @@ impl State {
             Self::Starting { force_at }
             | Self::Stepping { force_at, .. }
             | Self::Cleaning { force_at } => Some(force_at),
-            Self::Committing | Self::Finishing | Self::Done => None,
+            Self::Committing | Self::Uploading(_) | Self::Finishing | Self::Done => None,
         }
     }
-}
-
-/// A line as GitLab's own runner prints its errors.
-fn error_line(text: &str) -> String {
-    format!("\u{1b}[31;1mERROR: {text}\u{1b}[0;m")
-}
-
-/// A line as GitLab's own runner prints its warnings.
-fn warning_line(text: &str) -> String {
-    format!("\u{1b}[0;33mWARNING: {text}\u{1b}[0;m")
 }

@@ -10,7 +10,8 @@
 //! # Invariants
 //! 1. After [`StopMode::Drain`] and the end of all jobs, or [`StopMode::Abort`], it comes to
 //!    [`Output::Stopped`].
-//! 2. At most one job request is in flight, and one request for each job.
+//! 2. At most one job request is in flight, and for each job one request about its state and log
+//!    and one upload.
 //! 3. `PATCH` ranges continue from the acknowledged offset, unless the server rewound it.
 //! 4. No range reaches beyond a mark that was told.
 //! 5. Each `Start` leads to one `CleanUp` (if it was accepted) and one `Done`, in this order.
@@ -21,8 +22,8 @@
 //! 10. No token shows in any `Debug`.
 //!
 //! # What the driver owes
-//! One `Accepted` or `Declined` for each `Start`, one `StepFinished` for each `Step` and one
-//! `CleanedUp` for each `CleanUp`, also after a panic or a forced cancel; one answer for each `Send`
+//! One `Accepted` or `Declined` for each `Start`, one `StepFinished` for each `Step`, one `Collected`
+//! for each `Collect` and one `CleanedUp` for each `CleanUp`, also after a panic or a forced cancel; one answer for each `Send`
 //! that was not forgotten; marks that never shrink; a `now` that never goes back (if it does, it is
 //! clamped). What does not fit is ignored and counted in [`Stats::ignored_inputs`].
 
@@ -31,6 +32,7 @@
 mod backoff;
 mod config;
 mod core;
+mod download;
 mod exchange;
 mod input;
 mod job;
@@ -38,6 +40,8 @@ mod output;
 mod plan;
 mod poller;
 mod timers;
+mod transfer;
+mod upload;
 mod wire;
 
 use std::collections::{BTreeMap, btree_map::Entry};
@@ -47,10 +51,10 @@ use http::Response;
 
 pub use self::{
     config::MachineConfig,
-    input::{Input, JobInput, RunnerCall, StepResult, StopMode},
+    input::{Collected, Input, JobInput, RunnerCall, StepResult, StopMode},
     output::{
-        CallOutcome, CancelMode, Doing, JobOutput, Notice, Output, PollOutcome, ReplyBody,
-        RequestBody, StopReason, Trouble,
+        CallOutcome, CancelMode, Doing, DownloadOutcome, JobOutput, Notice, Output, PollOutcome,
+        ReplyBody, RequestBody, StopReason, TimeLimit, Trouble,
     },
     timers::Reason,
 };
@@ -115,6 +119,7 @@ impl RunnerMachine {
         match input {
             Input::Timeout => self.on_timeout(),
             Input::Reply { request, response } => self.on_answer(request, Ok(response)),
+            Input::Spooled { request, len } => self.on_spooled(request, len),
             Input::Failed { request, error } => self.on_answer(request, Err(error)),
             Input::Job { job, input } => match self.jobs.get_mut(&job) {
                 Some(machine) => {
@@ -196,6 +201,22 @@ impl RunnerMachine {
         }
     }
 
+    fn on_spooled(&mut self, request: RequestId, len: u64) {
+        // Only downloads of jobs are written to files.
+        let Some(Owner::Job(id)) = self.core.requests.get(&request).copied() else {
+            self.ignored += 1;
+            return;
+        };
+        if let Some(job) = self.jobs.get_mut(&id) {
+            if job.on_spooled(&mut self.core, request, len) {
+                self.core.requests.remove(&request);
+            } else {
+                self.ignored += 1;
+            }
+        }
+        self.settle(id);
+    }
+
     fn on_handed_out(&mut self, HandedOut { payload, once }: HandedOut) {
         let (id, job) = match payload {
             Ok(payload) => (payload.id, JobMachine::new(&self.core, payload, once)),
@@ -205,6 +226,8 @@ impl RunnerMachine {
                     return;
                 };
                 let why = error.to_string();
+                // A server that this runner does not understand must not have its queue eaten.
+                self.poller.pause(&mut self.core);
                 self.core.notice(Notice::JobUnusable {
                     job: id,
                     why: why.clone(),

@@ -5,7 +5,7 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    ids::{JobId, RequestId},
+    ids::{ArtifactId, DownloadId, JobId, RequestId},
     protocol::{JobPayload, Phase},
     transport::TransportError,
 };
@@ -30,8 +30,8 @@ pub enum Output {
         http: http::Request<RequestBody>,
         /// What to do with the body of the reply.
         reply: ReplyBody,
-        /// After this long without a complete reply, tell a failure of kind `Timeout`.
-        timeout: Duration,
+        /// When to give up, and tell a failure of kind `Timeout`.
+        limit: TimeLimit,
     },
     /// Drop this request: no answer is expected any more, and a late one is ignored.
     Forget(RequestId),
@@ -52,6 +52,22 @@ pub enum Output {
     Stopped(StopReason),
 }
 
+/// How long a request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeLimit {
+    /// From here to the end of the reply's body.
+    Total(Duration),
+    /// There is no limit in all, since bodies may be of any size, but on the time in which nothing
+    /// moves.
+    Idle {
+        /// Between one piece of a body, of the request or of the reply, and the next.
+        stall: Duration,
+        /// Between the last piece of the request and the head of the reply.
+        reply: Duration,
+    },
+}
+
 /// The body of a request: the machine names log bytes instead of holding them.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -67,6 +83,17 @@ pub enum RequestBody {
         /// Which bytes of it; never beyond a mark that was told.
         range: Range<u64>,
     },
+    /// A packed artifact in the form that carries it.
+    Artifact {
+        /// Which one.
+        artifact: ArtifactId,
+        /// What comes before its bytes.
+        head: Bytes,
+        /// How many bytes it has, as told by [`Collected`](crate::machine::Collected).
+        len: u64,
+        /// What comes behind them.
+        tail: Bytes,
+    },
 }
 
 impl RequestBody {
@@ -76,6 +103,9 @@ impl RequestBody {
             Self::Empty => 0,
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Trace { range, .. } => range.end.saturating_sub(range.start),
+            Self::Artifact {
+                head, len, tail, ..
+            } => len.saturating_add((head.len() + tail.len()) as u64),
         }
     }
 
@@ -92,6 +122,7 @@ impl fmt::Debug for RequestBody {
             Self::Empty => f.write_str("Empty"),
             Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
             Self::Trace { job, range } => write!(f, "Trace(job {job}, {range:?})"),
+            Self::Artifact { artifact, len, .. } => write!(f, "Artifact({artifact}, {len} bytes)"),
         }
     }
 }
@@ -103,6 +134,15 @@ pub enum ReplyBody {
     /// Hand it over with the reply, cut after `limit` bytes.
     Collect {
         /// In bytes.
+        limit: usize,
+    },
+    /// If the status is 2xx, write it to a file and tell
+    /// [`Input::Spooled`](crate::machine::Input::Spooled); one that breaks off is a failure.
+    /// Otherwise the same as `Collect`.
+    Spool {
+        /// What it is for. A file that an earlier try has begun is begun anew.
+        download: DownloadId,
+        /// In bytes, where it is collected.
         limit: usize,
     },
 }
@@ -122,8 +162,15 @@ pub enum JobOutput {
         /// Its lines.
         script: Arc<[String]>,
     },
+    /// Ask the handler for its files and pack those that belong to this entry of the payload's
+    /// `artifacts`; answer `Collected`. The packed file is kept until the next `Collect`, or
+    /// `CleanUp`.
+    Collect(ArtifactId),
+    /// The answer to a `Download`.
+    Downloaded(DownloadId, DownloadOutcome),
     /// End what the handler is doing. `Graceful`: tell it, and let it come to an end. `Forced`:
-    /// drop it where it stands (the step, the factory or the clean-up) and answer what is owed.
+    /// drop it where it stands (the step, the factory, the packing or the clean-up) and answer what
+    /// is owed.
     Cancel(CancelMode),
     /// Write this line (without a line end) into the job's log.
     Note(String),
@@ -131,6 +178,21 @@ pub enum JobOutput {
     CleanUp,
     /// The job is over: nothing more will be asked or told, its log and directory may go.
     Done,
+}
+
+/// What came of a download.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum DownloadOutcome {
+    /// All of it is in the file.
+    Done {
+        /// In bytes.
+        len: u64,
+    },
+    /// That job has no artifacts to download, or is no dependency of this one.
+    Nothing,
+    /// GitLab refused, has them no more, or could not be asked.
+    Failed(Trouble),
 }
 
 /// How hard to cancel.
@@ -291,6 +353,20 @@ pub enum Notice {
         /// What GitLab said.
         why: String,
     },
+    /// An artifact of the job was uploaded.
+    ArtifactUploaded {
+        /// Which one.
+        artifact: ArtifactId,
+        /// Its packed size in bytes.
+        len: u64,
+    },
+    /// An artifact of the job could not be uploaded. Its log says so too.
+    ArtifactFailed {
+        /// Which one.
+        artifact: ArtifactId,
+        /// What GitLab said.
+        why: String,
+    },
     /// GitLab took the final state of the job.
     JobReported {
         /// Which job.
@@ -317,6 +393,10 @@ pub enum Doing {
     Patch,
     /// Keeping the job alive.
     KeepAlive,
+    /// Uploading an artifact.
+    Upload,
+    /// Downloading the artifacts of a dependency.
+    Download,
     /// Reporting the final state.
     FinalUpdate,
 }
@@ -327,6 +407,8 @@ impl fmt::Display for Doing {
             Self::Commit => "taking the job",
             Self::Patch => "sending its log",
             Self::KeepAlive => "keeping it alive",
+            Self::Upload => "uploading an artifact",
+            Self::Download => "downloading the artifacts of a dependency",
             Self::FinalUpdate => "reporting its final state",
         })
     }
@@ -390,6 +472,12 @@ impl fmt::Display for Notice {
                     f,
                     "job {job}: GitLab does not take its log ({why}); the job goes on"
                 )
+            }
+            Self::ArtifactUploaded { artifact, len } => {
+                write!(f, "{artifact} was uploaded ({len} bytes)")
+            }
+            Self::ArtifactFailed { artifact, why } => {
+                write!(f, "{artifact} could not be uploaded: {why}")
             }
             Self::JobReported { job, success: true } => write!(f, "job {job} succeeded"),
             Self::JobReported {

@@ -2,8 +2,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::protocol::{
-    ArtifactWhen, Failure, FailureReason, JobPayload, Phase, RunnerFeatures, StepWhen,
+use crate::{
+    ids::ArtifactId,
+    protocol::{ArtifactWhen, Failure, FailureReason, JobPayload, Phase, RunnerFeatures, StepWhen},
 };
 
 const AFTER_SCRIPT: &str = "after_script";
@@ -12,8 +13,6 @@ const AFTER_SCRIPT: &str = "after_script";
 #[derive(Debug)]
 pub(super) struct Plan {
     steps: Vec<Step>,
-    /// Whether there are artifacts to upload after success, and after failure.
-    artifacts: (bool, bool),
     /// The time that the job has.
     pub(super) limit: Duration,
 }
@@ -75,25 +74,11 @@ impl Plan {
         for (index, step) in steps.iter_mut().enumerate() {
             step.index = index;
         }
-        let uploads = |failed: bool| {
-            payload.artifacts.iter().any(|artifact| {
-                let wanted = match artifact.when {
-                    ArtifactWhen::Always => true,
-                    ArtifactWhen::OnFailure => failed,
-                    _ => !failed,
-                };
-                wanted && (artifact.untracked || !artifact.paths.is_empty())
-            })
-        };
         let limit = match payload.runner_info.timeout.map(u64::try_from) {
             Some(Ok(seconds)) if seconds > 0 => Duration::from_secs(seconds),
             _ => default_limit,
         };
-        Ok(Self {
-            steps,
-            artifacts: (uploads(false), uploads(true)),
-            limit,
-        })
+        Ok(Self { steps, limit })
     }
 
     /// The step to run after `last`. Once `failed`, only those that ask for it; once `stopped`,
@@ -109,15 +94,26 @@ impl Plan {
         };
         self.steps.get(next..)?.iter().find(runs).cloned()
     }
+}
 
-    /// Whether the job has artifacts that would be uploaded now.
-    pub(super) fn has_artifacts(&self, failed: bool) -> bool {
-        if failed {
-            self.artifacts.1
-        } else {
-            self.artifacts.0
-        }
-    }
+/// The artifacts of a job that are to be uploaded now, in GitLab's order.
+pub(super) fn artifacts(payload: &JobPayload, failed: bool) -> impl Iterator<Item = ArtifactId> {
+    payload
+        .artifacts
+        .iter()
+        .enumerate()
+        .filter(move |(_, artifact)| {
+            let wanted = match artifact.when {
+                ArtifactWhen::Always => true,
+                ArtifactWhen::OnFailure => failed,
+                _ => !failed,
+            };
+            wanted && (artifact.untracked || !artifact.paths.is_empty())
+        })
+        .map(|(index, _)| ArtifactId {
+            job: payload.id,
+            index,
+        })
 }
 
 /// Scripts may hold anything, so only their length is shown.

@@ -227,7 +227,9 @@ impl Poller {
                 if error.maybe_delivered() {
                     core.notice(Notice::MaybeOrphanedJob(error.clone()));
                 }
+                // Time that went by without an answer was a pause for the server already.
                 let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                let wait = wait.saturating_sub(core.now.since(poll.sent));
                 self.on_poll_failed(core, &poll, Trouble::Transport(error), wait);
                 None
             }
@@ -246,6 +248,7 @@ impl Poller {
             Some(trouble) if trouble.is_refusal() => {
                 // The next `SetCapacity` or `PollOnce` asks again.
                 self.token = TokenCheck::Due;
+                self.hold_until = core.now + self.backoff.after(Setback::Trouble, &mut core.rng);
                 for _ in 0..std::mem::take(&mut self.once) {
                     core.outbox
                         .push_back(Output::Polled(PollOutcome::Failed(trouble.clone())));
@@ -276,7 +279,8 @@ impl Poller {
                 }
                 payload => {
                     self.backoff.reset();
-                    self.next_poll = core.now;
+                    // A pause that began meanwhile stands.
+                    self.next_poll = self.next_poll.max(core.now);
                     Some(HandedOut {
                         payload,
                         once: poll.once,
@@ -297,7 +301,7 @@ impl Poller {
             }
             // Another manager was faster, or the database lags: normal, and no trouble at all.
             StatusCode::CONFLICT => {
-                self.next_poll = core.now + self.backoff.after(Setback::Conflict, &mut core.rng);
+                self.hold_until = core.now + self.backoff.after(Setback::Conflict, &mut core.rng);
                 self.polled(core, poll, PollOutcome::NoJob);
                 None
             }

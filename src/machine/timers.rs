@@ -27,6 +27,10 @@ pub enum Reason {
     CancelGrace,
     /// The clean-up has run out of time.
     CleanUp,
+    /// Upload an artifact once more.
+    Upload,
+    /// Download the artifacts of a dependency once more.
+    Download,
     /// Report the last of the log and the final state.
     FinalUpdate,
 }
@@ -42,6 +46,8 @@ impl fmt::Display for Reason {
             Self::JobTimeout => "job timeout",
             Self::CancelGrace => "cancel grace",
             Self::CleanUp => "clean-up limit",
+            Self::Upload => "upload",
+            Self::Download => "download",
             Self::FinalUpdate => "final update",
         })
     }

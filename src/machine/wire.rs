@@ -18,6 +18,10 @@ use crate::{
 
 /// A body is split no further than this when the server finds it too large.
 const SMALLEST_PATCH: u64 = 1024;
+/// After so many bodies that were taken a larger one is tried again.
+const GROW_AFTER: u32 = 8;
+/// What a proxy may find too large without saying so.
+const LARGE_PATCH: u64 = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct TraceWire {
@@ -27,7 +31,13 @@ pub(super) struct TraceWire {
     acknowledged: u64,
     /// The end of the furthest range that was ever sent.
     sent: u64,
+    /// The furthest that was ever acknowledged.
+    furthest: u64,
+    /// The most that is sent at once, at present and at best.
     patch_limit: u64,
+    best_limit: u64,
+    /// How many requests of the present size were taken in a row.
+    taken: u32,
     interval: Duration,
     /// Origin of the grid on which patches are due: the end of the last one.
     anchor: Time,
@@ -59,7 +69,10 @@ impl TraceWire {
             mark: TraceMark::default(),
             acknowledged: 0,
             sent: 0,
+            furthest: 0,
             patch_limit: patch_limit.max(SMALLEST_PATCH),
+            best_limit: patch_limit.max(SMALLEST_PATCH),
+            taken: 0,
             interval,
             anchor: now,
             due: None,
@@ -151,10 +164,21 @@ impl TraceWire {
         (range, body)
     }
 
-    /// The server took everything up to `end`.
-    pub(super) fn on_accepted(&mut self, now: Time, end: u64) {
+    /// The server took everything up to `end`; true if it never had as much.
+    pub(super) fn on_accepted(&mut self, now: Time, end: u64) -> bool {
+        if end.saturating_sub(self.acknowledged) >= self.patch_limit {
+            self.taken += 1;
+            if self.taken >= GROW_AFTER {
+                self.taken = 0;
+                self.patch_limit = self.patch_limit.saturating_mul(2).min(self.best_limit);
+            }
+        }
         self.acknowledged = end;
-        self.rewinds = 0;
+        let progress = end > self.furthest;
+        if progress {
+            self.furthest = end;
+            self.rewinds = 0;
+        }
         self.anchor = now;
         let left = self.mark.len.saturating_sub(end);
         self.due = if left == 0 {
@@ -165,6 +189,7 @@ impl TraceWire {
         } else {
             Some(self.next_on_grid(now))
         };
+        progress
     }
 
     /// 416 to a patch that started at `start`. A missing or odd `Range` counts as an empty log.
@@ -191,9 +216,18 @@ impl TraceWire {
         self.due = Some(now);
     }
 
+    /// A request with so much broke: perhaps it was too large.
+    pub(super) fn shrink(&mut self, sent: u64) {
+        if sent > LARGE_PATCH {
+            self.taken = 0;
+            self.patch_limit = sent / 2;
+        }
+    }
+
     /// 413: true when a smaller body can be tried at once.
     pub(super) fn split(&mut self, now: Time, sent: u64) -> bool {
         self.due = Some(now);
+        self.taken = 0;
         self.patch_limit = (sent / 2).max(SMALLEST_PATCH);
         sent > SMALLEST_PATCH
     }
@@ -287,5 +321,12 @@ mod tests {
             }
         }
         assert_eq!(tries, 11);
+        // And it grows again when bodies are taken.
+        for n in 0..100 {
+            let (range, _) = wire.next_patch(JobId(1));
+            assert_eq!(range.end - range.start, 1024 << (n / 8).min(10));
+            wire.grow(Time::ZERO, mark(wire.mark.len + (1 << 20)));
+            wire.on_accepted(Time::ZERO, range.end);
+        }
     }
 }

@@ -3,16 +3,24 @@
 use serde_json::Value;
 
 const MAX_CHARS: usize = 200;
+/// Reading a body takes many times its length in memory.
+const MAX_BODY: usize = 64 << 10;
 
 /// GitLab's own words in the body of an error reply, on one line and at most 200 characters; empty
 /// if there are none.
 ///
 /// GitLab says `{"message": "…"}`, `{"message": {"<field>": ["…", …]}}`, `{"error": "…"}` or, for
-/// rate limits, `{"message": {"error": "…"}}`. Pages of proxies and everything else give the empty
-/// text.
+/// rate limits, `{"message": {"error": "…"}}`. Object storage, to which GitLab redirects downloads,
+/// says `<Error><Code>…</Code><Message>…</Message></Error>`. Pages of proxies and everything else
+/// give the empty text.
+///
+/// A body of more than 64 KiB is no message, and is not looked at.
 pub fn error_message(body: &[u8]) -> String {
-    let Ok(Value::Object(body)) = serde_json::from_slice(body) else {
+    if body.len() > MAX_BODY {
         return String::new();
+    }
+    let Ok(Value::Object(body)) = serde_json::from_slice(body) else {
+        return storage_message(body);
     };
     ["message", "error"]
         .iter()
@@ -20,6 +28,23 @@ pub fn error_message(body: &[u8]) -> String {
         .map(message)
         .find(|message| !message.trim().is_empty())
         .map_or_else(String::new, |message| tidy(&message))
+}
+
+/// Two elements are all that counts, so no XML reader is needed; entities stay as they are.
+fn storage_message(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let Some((_, error)) = text.split_once("<Error>") else {
+        return String::new();
+    };
+    let element = |open: &str, close: &str| {
+        let (_, rest) = error.split_once(open)?;
+        let (content, _) = rest.split_once(close)?;
+        Some(content.trim()).filter(|content| !content.is_empty())
+    };
+    let code = element("<Code>", "</Code>");
+    let said = element("<Message>", "</Message>");
+    let parts: Vec<&str> = code.into_iter().chain(said).collect();
+    tidy(&parts.join(": "))
 }
 
 fn message(value: &Value) -> String {
@@ -90,6 +115,13 @@ mod tests {
             (r#"{"message":" a\n\u001b[31mb\u0000 "}"#, "a  [31mb"),
             (r#"{"message":[{"deep":1},"a"]}"#, "a"),
             (r#"{"message":{"a":{"b":1}}}"#, ""),
+            (
+                "<?xml version='1.0'?>\n<Error><Code>NoSuchKey</Code>\
+                 <Message>The key does not exist.</Message><Key>x</Key></Error>",
+                "NoSuchKey: The key does not exist.",
+            ),
+            ("<Error><Code> A </Code></Error>", "A"),
+            ("<Error><Message>", ""),
             (r#"{"other":1}"#, ""),
             (r#"["message"]"#, ""),
             (r#"{"message":"cut"#, ""),

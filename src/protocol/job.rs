@@ -10,6 +10,7 @@ use crate::{ids::JobId, secret::Secret};
 mod lenient;
 
 mod error;
+mod expand;
 mod files;
 mod number;
 mod secrets;

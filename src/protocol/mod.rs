@@ -23,6 +23,7 @@ mod artifact;
 mod error_body;
 pub mod headers;
 mod job;
+mod redirect;
 mod request;
 mod update;
 mod url;
@@ -42,6 +43,7 @@ pub use self::{
         SecretSpec, Service, Step, StepWhen, SuspendOptions, TracingInfo, VaultAuth, VaultAuthData,
         VaultSecret, VaultServer,
     },
+    redirect::{redirect_target, same_origin},
     request::{Info, RunnerFeatures, job_request_body, verify_body},
     update::{Failure, FailureReason, JobState, TraceSummary, checksum, update_body},
     url::{ServerUrl, ServerUrlError},

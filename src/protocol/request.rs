@@ -129,7 +129,7 @@ features! {
     /// Services run beside the job.
     services = false,
     /// Artifacts are uploaded and those of other jobs downloaded.
-    artifacts = false,
+    artifacts = true,
     /// Caches are kept between jobs.
     cache = false,
     /// `cache:fallback_keys`; jobs that use it need this.
@@ -137,9 +137,9 @@ features! {
     /// Jobs share one environment.
     shared = false,
     /// `artifacts:reports`; jobs that use it need this.
-    upload_multiple_artifacts = false,
+    upload_multiple_artifacts = true,
     /// Artifacts in the format `raw`.
-    upload_raw_artifacts = false,
+    upload_raw_artifacts = true,
     /// Sessions (interactive terminal, proxy).
     session = false,
     /// The interactive terminal.
@@ -153,9 +153,9 @@ features! {
     /// Raw variables are not expanded.
     raw_variables = false,
     /// `artifacts:exclude`; jobs that use it need this.
-    artifacts_exclude = false,
+    artifacts_exclude = true,
     /// Steps beyond `script` and `after_script`; jobs with `release` need this.
-    multi_build_steps = false,
+    multi_build_steps = true,
     /// The log can be sent again from any byte that the server asks for.
     trace_reset = true,
     /// The final update carries the checksum of the log.
@@ -167,7 +167,7 @@ features! {
     /// A job that was cancelled at GitLab is stopped.
     cancelable = true,
     /// Exit codes are reported; `allow_failure:exit_codes` and `retry:exit_codes` need this.
-    return_exit_code = false,
+    return_exit_code = true,
     /// Services get their own variables.
     service_variables = false,
     /// Services may have several aliases.
@@ -259,14 +259,8 @@ mod tests {
             &mut features.image,
             &mut features.services,
             &mut features.service_variables,
-            &mut features.artifacts,
-            &mut features.artifacts_exclude,
-            &mut features.upload_multiple_artifacts,
-            &mut features.upload_raw_artifacts,
             &mut features.cache,
             &mut features.fallback_cache_keys,
-            &mut features.multi_build_steps,
-            &mut features.return_exit_code,
         ] {
             *claim = true;
         }
@@ -296,20 +290,14 @@ mod tests {
             "variables",
             "image",
             "services",
-            "artifacts",
             "cache",
             "fallback_cache_keys",
             "shared",
-            "upload_multiple_artifacts",
-            "upload_raw_artifacts",
             "session",
             "terminal",
             "proxy",
             "raw_variables",
-            "artifacts_exclude",
-            "multi_build_steps",
             "vault_secrets",
-            "return_exit_code",
             "service_variables",
             "service_multiple_aliases",
             "image_executor_opts",
@@ -321,6 +309,12 @@ mod tests {
         }
         for name in [
             "refspecs",
+            "return_exit_code",
+            "multi_build_steps",
+            "artifacts_exclude",
+            "upload_raw_artifacts",
+            "upload_multiple_artifacts",
+            "artifacts",
             "masking",
             "trace_reset",
             "trace_checksum",

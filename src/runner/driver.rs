@@ -6,15 +6,17 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     future,
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::Arc,
     task::Poll,
-    time::Duration,
 };
 
 use futures::{
-    channel::mpsc,
+    StreamExt,
+    channel::{mpsc, oneshot},
     future::{AbortHandle, BoxFuture},
+    stream,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,19 +27,21 @@ use super::{
     process::{Make, Process},
     settings::Settings,
     shared::Shared,
-    task::{self, Order, Task},
+    task::{self, Order, Packed, Task},
 };
 use crate::{
-    Time,
+    Time, WallTime,
     adapter::{Adapter, Body},
     error::RunError,
-    handler::{Context, JobLog, JobRunList, LogNews},
-    ids::{JobId, RequestId},
+    handler::{Context, DownloadError, Fetched, JobLog, JobRunList, LogNews},
+    ids::{DownloadId, JobId, RequestId},
     machine::{
-        CancelMode, Input, JobInput, JobOutput, Output, PollOutcome, ReplyBody, RequestBody,
-        RunnerMachine, StepResult, StopReason,
+        CancelMode, Collected, DownloadOutcome, Input, JobInput, JobOutput, Notice, Output,
+        PollOutcome, ReplyBody, RequestBody, RunnerMachine, StepResult, StopReason, TimeLimit,
+        Trouble,
     },
     protocol::{Failure, FailureReason, JobPayload},
+    spool::SpoolFile,
     trace::TraceMark,
 };
 
@@ -52,6 +56,7 @@ pub(super) struct Driver {
     now: Time,
     jobs: BTreeMap<JobId, JobEntry>,
     requests: BTreeMap<RequestId, AbortHandle>,
+    downloads: BTreeMap<DownloadId, Download>,
     /// Logs whose growth is looked for at each turn, until they are found at rest.
     growing: Vec<JobId>,
     run: Option<RunCall>,
@@ -73,6 +78,14 @@ struct JobEntry {
     /// Of what the task does now.
     forced: CancellationToken,
     told: TraceMark,
+    /// What the task has packed last.
+    packed: Packed,
+}
+
+/// Who waits for a download, and what came of it so far.
+struct Download {
+    done: oneshot::Sender<Fetched>,
+    file: Option<Arc<SpoolFile>>,
 }
 
 impl Driver {
@@ -82,6 +95,7 @@ impl Driver {
         inbox: Arc<Inbox>,
         machine: RunnerMachine,
         build_dir: PathBuf,
+        wall_origin: WallTime,
         settings: &Settings,
     ) -> Self {
         let now = adapter.now();
@@ -89,6 +103,8 @@ impl Driver {
             adapter: Arc::clone(&adapter),
             inbox: Arc::clone(&inbox),
             build_dir,
+            wall_origin,
+            downloads: Arc::default(),
             trace_limit: settings.trace_limit,
         };
         Self {
@@ -101,6 +117,7 @@ impl Driver {
             now,
             jobs: BTreeMap::new(),
             requests: BTreeMap::new(),
+            downloads: BTreeMap::new(),
             growing: Vec::new(),
             run: None,
             last_process: None,
@@ -170,16 +187,55 @@ impl Driver {
             Message::Input(Input::Reply { request, .. } | Input::Failed { request, .. })
                 if self.requests.remove(&request).is_none() => {}
             Message::Input(input) => self.machine.handle_input(self.now, input),
+            Message::Spooled {
+                request,
+                download,
+                file,
+            } => {
+                if self.requests.remove(&request).is_some()
+                    && let Some(entry) = self.downloads.get_mut(&download)
+                {
+                    let len = file.len();
+                    entry.file = Some(file);
+                    self.machine
+                        .handle_input(self.now, Input::Spooled { request, len });
+                }
+            }
+            Message::Download {
+                job,
+                download,
+                dependency,
+                done,
+            } => {
+                // Without its job it would never be answered; dropped, it is.
+                if self.jobs.contains_key(&job) {
+                    self.downloads
+                        .insert(download, Download { done, file: None });
+                    let input = JobInput::Download {
+                        download,
+                        dependency,
+                    };
+                    self.job_input(job, input);
+                }
+            }
+            Message::DownloadDropped { job, download } => {
+                if self.downloads.remove(&download).is_some() {
+                    self.job_input(job, JobInput::DropDownload(download));
+                }
+            }
             Message::LogGrew(job) => self.growing.push(job),
             Message::LogSwelled(job) => self.spill(job),
             Message::Run(call) => {
+                let capacity = self.shared.take_capacity().unwrap_or(call.capacity);
                 self.machine
-                    .handle_input(self.now, Input::SetCapacity(call.capacity));
-                self.run = Some(call);
+                    .handle_input(self.now, Input::SetCapacity(capacity));
+                let old = (self.run.replace(call), self.last_process.take());
+                self.discard(old);
             }
             Message::RunDropped(number) => {
                 if let Some(call) = self.run.take_if(|call| call.number == number) {
-                    self.last_process = Some(call.process);
+                    let old = self.last_process.replace(call.process);
+                    self.discard(old);
                     self.machine.handle_input(self.now, Input::SetCapacity(0));
                 }
             }
@@ -196,7 +252,8 @@ impl Driver {
                 if let Some(dropped) = dropped
                     && self.machine.stats().polls_waiting > 0
                 {
-                    self.request_calls.remove(dropped);
+                    let call = self.request_calls.remove(dropped);
+                    self.discard(call);
                     self.machine.handle_input(self.now, Input::WithdrawPoll);
                 }
             }
@@ -212,6 +269,16 @@ impl Driver {
         }
     }
 
+    fn job_input(&mut self, job: JobId, input: JobInput) {
+        self.machine
+            .handle_input(self.now, Input::Job { job, input });
+    }
+
+    /// Drops what holds a closure of the user in a task of its own: it may panic.
+    fn discard(&self, what: impl Send + 'static) {
+        self.adapter.spawn(Box::pin(async move { drop(what) }));
+    }
+
     /// Tells the machine how far the logs have come that were written to of late. A log that was
     /// not says so with its next line; all others need not wake the driver for each of theirs: the
     /// machine has bytes of them to send, so it wakes soon.
@@ -224,11 +291,7 @@ impl Driver {
             let mark = entry.log.mark();
             if mark != entry.told {
                 entry.told = mark;
-                let input = Input::Job {
-                    job: *job,
-                    input: JobInput::Traced(mark),
-                };
-                self.machine.handle_input(self.now, input);
+                self.job_input(*job, JobInput::Traced(mark));
                 return true;
             }
             entry.log.rest();
@@ -244,9 +307,9 @@ impl Driver {
                 request,
                 http,
                 reply,
-                timeout,
+                limit,
             } => {
-                self.send(request, http, reply, timeout);
+                self.send(request, http, reply, limit);
             }
             Output::Forget(request) => {
                 if let Some(abort) = self.requests.remove(&request) {
@@ -261,7 +324,7 @@ impl Driver {
             Output::Polled(outcome) => self.on_polled(outcome),
             // Nobody calls: the machine verifies the token by itself.
             Output::Called(_) => {}
-            Output::Notice(notice) => notice::report(&notice),
+            Output::Notice(notice) => self.report(&notice),
             Output::Stopped(reason) => self.on_stopped(&reason),
         }
     }
@@ -271,7 +334,7 @@ impl Driver {
         request: RequestId,
         http: http::Request<RequestBody>,
         reply: ReplyBody,
-        timeout: Duration,
+        limit: TimeLimit,
     ) {
         let (parts, body) = http.into_parts();
         let body = match body {
@@ -281,11 +344,34 @@ impl Driver {
                 let log = self.jobs.get(&job).map(|entry| &entry.log);
                 log.and_then(|log| log.body(range, &self.adapter))
             }
+            RequestBody::Artifact {
+                artifact,
+                head,
+                len,
+                tail,
+            } => {
+                let entry = self.jobs.get(&artifact.job);
+                let file = entry.and_then(|entry| entry.packed.of(artifact));
+                file.map(|file| {
+                    let chunks = stream::iter([Ok(head.clone())])
+                        .chain(file.stream(0..len, Arc::clone(&self.adapter)))
+                        .chain(stream::iter([Ok(tail.clone())]))
+                        .boxed();
+                    let len = (head.len() + tail.len()) as u64 + len;
+                    Body::Stream {
+                        len: Some(len),
+                        chunks,
+                    }
+                })
+            }
         };
-        let http = body.map(|body| http::Request::from_parts(parts, body));
-        let ReplyBody::Collect { limit } = reply;
-        let deadline = self.now + timeout;
-        let (task, abort) = exchange::task(&self.options, request, http, limit, deadline);
+        let call = exchange::Call {
+            request,
+            http: body.map(|body| http::Request::from_parts(parts, body)),
+            reply,
+            limit,
+        };
+        let (task, abort) = exchange::task(&self.options, call);
         self.requests.insert(request, abort);
         self.adapter.spawn(task);
     }
@@ -295,9 +381,8 @@ impl Driver {
             return;
         };
         let log = Arc::clone(&entry.log);
-        let dir = self.options.build_dir.clone();
         let work = Box::new(move || {
-            if let Err(error) = log.spill(&dir) {
+            if let Err(error) = log.spill() {
                 let what = "a part of its log cannot be stored on disk and stays in memory";
                 notice::trouble_with_job(job, &format!("{what}: {error}"));
             }
@@ -323,12 +408,13 @@ impl Driver {
             return self.inbox.job(job, input);
         };
         let inbox = Arc::clone(&self.inbox);
-        let log = Arc::new(JobLog::new(job, move |news| {
+        let tell = move |news| {
             inbox.push(match news {
                 LogNews::Grew => Message::LogGrew(job),
                 LogNews::Swelled => Message::LogSwelled(job),
             });
-        }));
+        };
+        let log = Arc::new(JobLog::new(job, self.options.build_dir.clone(), tell));
         let (orders, received) = mpsc::unbounded();
         let forced = CancellationToken::new();
         let entry = JobEntry {
@@ -337,10 +423,20 @@ impl Driver {
             graceful: CancellationToken::new(),
             forced: forced.clone(),
             told: TraceMark::default(),
+            packed: Packed::default(),
         };
+        let packed = entry.packed.clone();
         self.run_list.insert(job, &log);
         self.jobs.insert(job, entry);
-        let task = Task::new(&self.options, payload, process, log, received, forced);
+        let task = Task::new(
+            &self.options,
+            payload,
+            process,
+            log,
+            received,
+            forced,
+            packed,
+        );
         self.adapter.spawn(Box::pin(task.run()));
     }
 
@@ -371,6 +467,17 @@ impl Driver {
                         .job(job, JobInput::StepFinished { result, trace });
                 }
             }
+            JobOutput::Collect(artifact) => {
+                entry.forced = CancellationToken::new();
+                let forced = entry.forced.clone();
+                let order = Order::Collect { artifact, forced };
+                if entry.orders.unbounded_send(order).is_err() {
+                    let outcome = Collected::Failed;
+                    self.inbox
+                        .job(job, JobInput::Collected { artifact, outcome });
+                }
+            }
+            JobOutput::Downloaded(download, outcome) => self.downloaded(download, outcome),
             JobOutput::Cancel(CancelMode::Graceful) => entry.graceful.cancel(),
             JobOutput::Cancel(CancelMode::Forced) => entry.forced.cancel(),
             JobOutput::Note(text) => entry.log.note(text),
@@ -395,6 +502,18 @@ impl Driver {
         }
     }
 
+    fn downloaded(&mut self, download: DownloadId, outcome: DownloadOutcome) {
+        let Some(Download { done, file }) = self.downloads.remove(&download) else {
+            return;
+        };
+        // Who has gone does not want to know.
+        let _ = done.send(match outcome {
+            DownloadOutcome::Done { .. } => Ok(file),
+            DownloadOutcome::Nothing => Ok(None),
+            DownloadOutcome::Failed(trouble) => Err(download_error(trouble)),
+        });
+    }
+
     fn on_polled(&mut self, outcome: PollOutcome) {
         let Some(call) = self.request_calls.pop_front() else {
             return;
@@ -413,6 +532,11 @@ impl Driver {
         let _ = call.done.send(answer);
     }
 
+    /// A subscriber is the user's code: if it panics, that is no reason to lose all jobs.
+    fn report(&self, notice: &Notice) {
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| notice::report(notice)));
+    }
+
     fn on_stopped(&mut self, reason: &StopReason) {
         let answer = match reason {
             StopReason::TokenRefused(trouble) => Err(RunError::token_refused(trouble)),
@@ -422,7 +546,8 @@ impl Driver {
             }
         };
         if let Some(call) = self.run.take() {
-            self.last_process = Some(call.process);
+            let old = self.last_process.replace(call.process);
+            self.discard(old);
             let _ = call.done.send(answer);
         }
     }
@@ -444,6 +569,19 @@ impl Driver {
                 self.waiters.push(waiter);
             }
         }
+    }
+}
+
+fn download_error(trouble: Trouble) -> DownloadError {
+    match trouble {
+        Trouble::Status { status, .. } => match status.as_u16() {
+            401 | 403 => DownloadError::Refused(trouble.to_string()),
+            404 => DownloadError::NotFound(trouble.to_string()),
+            _ => DownloadError::Failed(trouble.to_string()),
+        },
+        Trouble::Transport(error) => DownloadError::Transport(error),
+        Trouble::Stopped => DownloadError::Stopped,
+        trouble => DownloadError::Failed(trouble.to_string()),
     }
 }
 

@@ -1,6 +1,14 @@
 //! One HTTP request and its reply, on the adapter and within its time.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    path::PathBuf,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::{
@@ -15,30 +23,38 @@ use super::{
 };
 use crate::{
     Time,
-    adapter::{Adapter, Body, TransportError, TransportErrorKind},
+    adapter::{Adapter, Body, TransportError, TransportErrorKind, unblock},
     ids::RequestId,
-    machine::Input,
+    machine::{Input, ReplyBody, TimeLimit},
+    spool::{SpoolFile, lost},
 };
 
-/// The task that sends `http` and tells the driver what came of it, and what ends it.
-/// No `http` is a body that is not there any more.
-pub(super) fn task(
-    options: &Options,
-    request: RequestId,
-    http: Option<Request<Body>>,
-    limit: usize,
-    deadline: Time,
-) -> (BoxFuture<'static, ()>, AbortHandle) {
+/// So much of a reply is put together before it is written to its file.
+const SPOOL_PIECE: usize = 1 << 20;
+
+/// One request to be sent.
+pub(super) struct Call {
+    pub(super) request: RequestId,
+    /// None is a body that is not there any more.
+    pub(super) http: Option<Request<Body>>,
+    pub(super) reply: ReplyBody,
+    pub(super) limit: TimeLimit,
+}
+
+/// The task that makes the call and tells the driver what came of it, and what ends it.
+pub(super) fn task(options: &Options, call: Call) -> (BoxFuture<'static, ()>, AbortHandle) {
     let adapter = Arc::clone(&options.adapter);
+    let dir = options.build_dir.clone();
     let answer = Answer {
-        request,
+        request: call.request,
         inbox: Arc::clone(&options.inbox),
         given: false,
     };
     let work = async move {
-        let timeout = adapter.sleep_until(deadline);
-        let exchange = pin!(exchange(&*adapter, http, limit));
-        let outcome = match select(exchange, timeout).await {
+        let progress = Arc::new(Progress::new(&adapter));
+        let watch = pin!(watch(&*adapter, &progress, call.limit));
+        let exchange = pin!(exchange(&adapter, dir, call, &progress));
+        let outcome = match select(exchange, watch).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right(((), _)) => Err(TransportError::new(
                 TransportErrorKind::Timeout,
@@ -56,16 +72,37 @@ pub(super) fn task(
 }
 
 async fn exchange(
-    adapter: &dyn Adapter,
-    http: Option<Request<Body>>,
-    limit: usize,
-) -> Result<Response<Bytes>, TransportError> {
-    let Some(http) = http else {
-        let detail = "the part of the log that was to be sent is not there any more";
+    adapter: &Arc<dyn Adapter>,
+    dir: PathBuf,
+    call: Call,
+    progress: &Arc<Progress>,
+) -> Result<Message, TransportError> {
+    let Some(http) = call.http else {
+        let detail = "what was to be sent is not there any more";
         return Err(TransportError::new(TransportErrorKind::Body, false, detail));
     };
-    let (parts, body) = adapter.send(http).await?.into_parts();
-    Ok(Response::from_parts(parts, collect(body, limit).await))
+    let (parts, body) = http.into_parts();
+    let body = match call.limit {
+        TimeLimit::Idle { .. } => watched(body, progress),
+        TimeLimit::Total(_) => body,
+    };
+    let reply = adapter.send(Request::from_parts(parts, body)).await?;
+    progress.replied();
+    let (parts, body) = reply.into_parts();
+    let request = call.request;
+    let limit = match call.reply {
+        ReplyBody::Spool { download, .. } if parts.status.is_success() => {
+            let file = spool(adapter, dir, body, progress).await?;
+            return Ok(Message::Spooled {
+                request,
+                download,
+                file,
+            });
+        }
+        ReplyBody::Spool { limit, .. } | ReplyBody::Collect { limit } => limit,
+    };
+    let response = Response::from_parts(parts, collect(body, limit).await);
+    Ok(Message::Input(Input::Reply { request, response }))
 }
 
 /// At most `limit` bytes of `body`. What came before the connection broke counts: the head of a
@@ -95,6 +132,142 @@ async fn collect(body: Body, limit: usize) -> Bytes {
     all.slice(..all.len().min(limit))
 }
 
+/// All of `body`, in a file.
+async fn spool(
+    adapter: &Arc<dyn Adapter>,
+    dir: PathBuf,
+    body: Body,
+    progress: &Progress,
+) -> Result<Arc<SpoolFile>, TransportError> {
+    let stored = |error| {
+        let detail = "the reply could not be stored in the build directory";
+        TransportError::new(TransportErrorKind::Store, true, detail).with_source(error)
+    };
+    let file = unblock(&**adapter, move || SpoolFile::create(&dir)).await;
+    let file = Arc::new(file.unwrap_or_else(|| Err(lost())).map_err(stored)?);
+    let (len, mut chunks) = match body {
+        Body::Empty => return Ok(file),
+        Body::Full(bytes) => (None, futures::stream::iter([Ok(bytes)]).boxed()),
+        Body::Stream { len, chunks } => (len, chunks),
+    };
+    let (mut waiting, mut size) = (Vec::new(), 0);
+    loop {
+        let chunk = match chunks.next().await.transpose() {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                let detail = "the reply broke off";
+                let error = TransportError::new(TransportErrorKind::Broken, true, detail)
+                    .with_source(error);
+                return Err(error);
+            }
+        };
+        progress.note();
+        let over = chunk.is_none();
+        if let Some(chunk) = chunk {
+            size += chunk.len();
+            waiting.push(chunk);
+        }
+        if size >= SPOOL_PIECE || over && size > 0 {
+            let (pieces, file) = (std::mem::take(&mut waiting), Arc::clone(&file));
+            size = 0;
+            let written = unblock(&**adapter, move || file.append(&pieces)).await;
+            written.unwrap_or_else(|| Err(lost())).map_err(stored)?;
+        }
+        if over {
+            break;
+        }
+    }
+    if len.is_some_and(|len| len != file.len()) {
+        let detail = "the reply is shorter than it said";
+        return Err(TransportError::new(
+            TransportErrorKind::Broken,
+            true,
+            detail,
+        ));
+    }
+    Ok(file)
+}
+
+/// The same body, and notes when a piece of it is taken.
+fn watched(body: Body, progress: &Arc<Progress>) -> Body {
+    let Body::Stream { len, chunks } = body else {
+        progress.sent();
+        return body;
+    };
+    let progress = Arc::clone(progress);
+    let over = Arc::clone(&progress);
+    let chunks = chunks
+        .inspect(move |_| progress.note())
+        .chain(
+            futures::stream::once(async move {
+                over.sent();
+                None
+            })
+            .filter_map(|none| async { none }),
+        )
+        .boxed();
+    Body::Stream { len, chunks }
+}
+
+/// When something last moved.
+struct Progress {
+    adapter: Arc<dyn Adapter>,
+    /// In nanoseconds since the adapter's origin.
+    last: AtomicU64,
+    /// All of the request has been taken, and the reply has not begun.
+    waiting: AtomicBool,
+}
+
+impl Progress {
+    fn new(adapter: &Arc<dyn Adapter>) -> Self {
+        let progress = Self {
+            adapter: Arc::clone(adapter),
+            last: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
+        };
+        progress.note();
+        progress
+    }
+
+    fn note(&self) {
+        let now = self.adapter.now().since(Time::ZERO).as_nanos();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    fn sent(&self) {
+        self.note();
+        self.waiting.store(true, Ordering::Relaxed);
+    }
+
+    fn replied(&self) {
+        self.note();
+        self.waiting.store(false, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Time {
+        Time::ZERO + Duration::from_nanos(self.last.load(Ordering::Relaxed))
+    }
+}
+
+/// Completes when the time is over.
+async fn watch(adapter: &dyn Adapter, progress: &Progress, limit: TimeLimit) {
+    let begun = progress.last();
+    loop {
+        let deadline = match limit {
+            TimeLimit::Total(limit) => begun + limit,
+            TimeLimit::Idle { reply, .. } if progress.waiting.load(Ordering::Relaxed) => {
+                progress.last() + reply
+            }
+            TimeLimit::Idle { stall, .. } => progress.last() + stall,
+        };
+        if adapter.now() >= deadline {
+            return;
+        }
+        adapter.sleep_until(deadline).await;
+    }
+}
+
 /// Makes sure that there is an answer, also when an adapter panics.
 struct Answer {
     request: RequestId,
@@ -103,17 +276,17 @@ struct Answer {
 }
 
 impl Answer {
-    fn give(mut self, outcome: Result<Response<Bytes>, TransportError>) {
+    fn give(mut self, outcome: Result<Message, TransportError>) {
         self.tell(outcome);
     }
 
-    fn tell(&mut self, outcome: Result<Response<Bytes>, TransportError>) {
+    fn tell(&mut self, outcome: Result<Message, TransportError>) {
         self.given = true;
         let request = self.request;
-        self.inbox.push(Message::Input(match outcome {
-            Ok(response) => Input::Reply { request, response },
-            Err(error) => Input::Failed { request, error },
-        }));
+        self.inbox.push(match outcome {
+            Ok(message) => message,
+            Err(error) => Message::Input(Input::Failed { request, error }),
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     task::{Poll, Waker},
 };
 
@@ -11,8 +11,10 @@ use futures::{channel::oneshot, task::AtomicWaker};
 use super::process::{Make, Process};
 use crate::{
     error::RunError,
-    ids::JobId,
+    handler::Fetched,
+    ids::{DownloadId, JobId, RequestId},
     machine::{Input, JobInput},
+    spool::SpoolFile,
     sync::lock,
 };
 
@@ -34,6 +36,21 @@ struct State {
 pub(super) enum Message {
     /// Straight for the machine.
     Input(Input),
+    /// The reply to a download is in this file.
+    Spooled {
+        request: RequestId,
+        download: DownloadId,
+        file: Arc<SpoolFile>,
+    },
+    /// The handler of a job wants the artifacts of another one.
+    Download {
+        job: JobId,
+        download: DownloadId,
+        dependency: JobId,
+        done: oneshot::Sender<Fetched>,
+    },
+    /// It does not want them any more.
+    DownloadDropped { job: JobId, download: DownloadId },
     /// There are new bytes in a log whose last bytes the driver knew of.
     LogGrew(JobId),
     /// Too much of a log is in memory.

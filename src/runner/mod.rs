@@ -1,6 +1,7 @@
 //! The facade: a [`Runner`] that asks for jobs and runs them, and what is behind it.
 
 mod builder;
+mod collect;
 mod driver;
 mod exchange;
 mod inbox;
@@ -139,7 +140,7 @@ impl Runner {
         let (done, outcome) = oneshot::channel();
         inbox.push(Message::Run(RunCall {
             number,
-            capacity: self.shared.take_capacity().unwrap_or(maximum),
+            capacity: maximum,
             process: Process {
                 make: Box::new(make),
                 context,
@@ -237,6 +238,7 @@ impl Runner {
         let (adapter, config, build_dir) = self.settings.prepare(context).await?;
         self.count += 1;
         let seed = self.settings.seed.wrapping_add(self.count);
+        let wall_origin = config.wall_origin;
         let machine = RunnerMachine::new(config, seed);
         let inbox = Arc::new(Inbox::default());
         if !self.shared.driver_starts(&inbox) {
@@ -248,6 +250,7 @@ impl Runner {
             Arc::clone(&inbox),
             machine,
             build_dir,
+            wall_origin,
             &self.settings,
         );
         adapter.spawn(Box::pin(driver.drive(context.clone())));

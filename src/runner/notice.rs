@@ -23,6 +23,12 @@ mod traced {
             | Notice::JobTimedOut { job, .. }
             | Notice::JobTrouble { job, .. }
             | Notice::TraceRejected { job, .. } => tracing::warn!(job = job.0, "{notice}"),
+            Notice::ArtifactUploaded { artifact, .. } => {
+                tracing::info!(job = artifact.job.0, "{notice}");
+            }
+            Notice::ArtifactFailed { artifact, .. } => {
+                tracing::warn!(job = artifact.job.0, "{notice}");
+            }
             Notice::JobReportFailed { job, .. } => tracing::error!(job = job.0, "{notice}"),
             Notice::JobLost(_) => tracing::error!("{notice}"),
             Notice::VerifyFailed(_) | Notice::PollFailed { .. } | Notice::MaybeOrphanedJob(_) => {

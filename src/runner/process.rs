@@ -5,7 +5,11 @@ use std::{future::Future, marker::PhantomData};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::handler::{CancellableJobHandler, Context, Job, JobResult, Phase, UploadableFile};
+use super::collect::Collector;
+use crate::{
+    artifact::Packed,
+    handler::{CancellableJobHandler, Context, Job, JobResult, Phase, UploadableFile},
+};
 
 /// A handler without its type.
 pub(super) trait Handler: Send {
@@ -15,6 +19,9 @@ pub(super) trait Handler: Send {
         phase: Phase,
         cancel_token: &'a CancellationToken,
     ) -> BoxFuture<'a, JobResult>;
+
+    /// Packs those of its files that `collector` wants.
+    fn collect(&mut self, collector: Collector) -> BoxFuture<'_, Result<Option<Packed>, ()>>;
 
     fn cleanup(&mut self) -> BoxFuture<'_, ()>;
 }
@@ -61,6 +68,13 @@ where
         cancel_token: &'a CancellationToken,
     ) -> BoxFuture<'a, JobResult> {
         self.0.step(script, phase, cancel_token)
+    }
+
+    fn collect(&mut self, collector: Collector) -> BoxFuture<'_, Result<Option<Packed>, ()>> {
+        Box::pin(async move {
+            let files = self.0.get_uploadable_files().await;
+            collector.pack(files).await
+        })
     }
 
     fn cleanup(&mut self) -> BoxFuture<'_, ()> {

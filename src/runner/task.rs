@@ -9,7 +9,11 @@ use std::{
     io,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use futures::{
@@ -20,16 +24,21 @@ use futures::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    inbox::Inbox,
+    collect::Collector,
+    inbox::{Inbox, Message},
     notice,
     process::{Handler, Make, Process},
 };
 use crate::{
+    WallTime,
     adapter::{Adapter, unblock},
-    handler::{Colour, Context, Job, JobLog, JobState, Phase, Scope},
-    ids::JobId,
-    machine::{JobInput, StepResult},
+    artifact,
+    handler::{Colour, Context, Fetch, Job, JobLog, JobState, Phase, Scope},
+    ids::{ArtifactId, DownloadId, JobId},
+    machine::{Collected, JobInput, StepResult},
     protocol::{Failure, FailureReason, JobPayload},
+    spool::{SpoolFile, lost},
+    sync::lock,
     trace::{Masker, TraceSpool},
 };
 
@@ -38,6 +47,10 @@ pub(super) struct Options {
     pub(super) adapter: Arc<dyn Adapter>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) build_dir: PathBuf,
+    /// The wall clock at the origin of the adapter's time.
+    pub(super) wall_origin: WallTime,
+    /// Numbers downloads.
+    pub(super) downloads: Arc<AtomicU64>,
     /// In bytes.
     pub(super) trace_limit: u64,
 }
@@ -51,9 +64,32 @@ pub(super) enum Order {
         graceful: CancellationToken,
         forced: CancellationToken,
     },
+    Collect {
+        artifact: ArtifactId,
+        forced: CancellationToken,
+    },
     CleanUp {
         forced: CancellationToken,
     },
+}
+
+/// What a task has packed last, for the driver to send.
+#[derive(Clone, Default)]
+pub(super) struct Packed(Arc<Mutex<Option<PackedFile>>>);
+
+type PackedFile = (ArtifactId, Arc<SpoolFile>);
+
+impl Packed {
+    pub(super) fn of(&self, artifact: ArtifactId) -> Option<Arc<SpoolFile>> {
+        let packed = lock(&self.0);
+        let (of, file) = packed.as_ref()?;
+        (*of == artifact).then(|| Arc::clone(file))
+    }
+
+    fn set(&self, packed: Option<PackedFile>) {
+        let before = std::mem::replace(&mut *lock(&self.0), packed);
+        drop(before);
+    }
 }
 
 /// One job on its way.
@@ -65,13 +101,18 @@ pub(super) struct Task {
     make: Make,
     context: Context,
     forced: CancellationToken,
+    packed: Packed,
+    fetch: Fetch,
+    spool_dir: PathBuf,
+    wall: WallTime,
     duty: Duty,
 }
 
 /// How a piece of the user's code ended.
 enum Ended<T> {
     Done(T),
-    Panicked(Box<dyn Any + Send>),
+    /// With its own words, if it had any.
+    Panicked(Option<String>),
     /// It was dropped where it stood.
     Dropped,
 }
@@ -84,8 +125,13 @@ impl Task {
         log: Arc<JobLog>,
         orders: mpsc::UnboundedReceiver<Order>,
         forced: CancellationToken,
+        packed: Packed,
     ) -> Self {
         Self {
+            fetch: fetch(options, payload.id),
+            packed,
+            spool_dir: options.build_dir.clone(),
+            wall: options.wall_origin,
             adapter: Arc::clone(&options.adapter),
             dir: options.build_dir.join(payload.id.to_string()),
             trace_limit: options.trace_limit,
@@ -107,12 +153,16 @@ impl Task {
     pub(super) async fn run(self) {
         let Self {
             adapter,
-            dir,
+            mut dir,
             trace_limit,
             payload,
             make,
             context,
             forced,
+            packed,
+            fetch,
+            spool_dir,
+            wall,
             mut duty,
         } = self;
         let log = Arc::clone(&duty.log);
@@ -120,15 +170,17 @@ impl Task {
         log.open(spool(&payload, trace_limit));
         let state = Arc::new(JobState::default());
 
-        let made = match make_dir(&*adapter, &dir).await {
-            Ok(()) => {
+        let made = match make_dir(&*adapter, dir.clone()).await {
+            Ok(made) => {
+                dir = made;
                 let job = Job::new(
-                    payload,
+                    Arc::clone(&payload),
                     dir.clone(),
                     Arc::clone(&state),
                     scope.clone(),
                     Arc::clone(&log),
                     Arc::clone(&adapter),
+                    fetch,
                 );
                 make_handler(&scope, &log, &state, make, job, forced).await
             }
@@ -168,12 +220,30 @@ impl Task {
                     let trace = log.mark();
                     duty.answer(JobInput::StepFinished { result, trace });
                 }
+                Order::Collect { artifact, forced } => {
+                    state.end_steps();
+                    packed.set(None);
+                    let collector = Collector {
+                        adapter: Arc::clone(&adapter),
+                        log: Arc::clone(&log),
+                        payload: Arc::clone(&payload),
+                        index: artifact.index,
+                        dir: dir.clone(),
+                        spool_dir: spool_dir.clone(),
+                        now: system_time(wall + adapter.now()),
+                    };
+                    let collect = async { handler.collect(collector).await };
+                    let ended = supervise(&scope, &forced, collect).await;
+                    let outcome = collected(&log, &packed, artifact, ended);
+                    duty.answer(JobInput::Collected { artifact, outcome });
+                }
                 Order::CleanUp { forced } => {
                     state.end_steps();
+                    packed.set(None);
                     let cleanup = async { handler.cleanup().await };
                     let ended = supervise(&scope, &forced, cleanup).await;
                     if let Ended::Panicked(panic) = ended {
-                        system_failure(&log, &panic_text("the clean-up of the job", &*panic));
+                        system_failure(&log, &panic_text("the clean-up of the job", panic));
                     }
                     drop_handler(&scope, &log, handler);
                     remove_dir(&*adapter, &dir, &duty).await;
@@ -212,7 +282,7 @@ async fn make_handler(
             }
         },
         Ended::Panicked(panic) => {
-            system_failure(log, &panic_text("the preparation of the job", &*panic));
+            system_failure(log, &panic_text("the preparation of the job", panic));
             Err(system())
         }
         Ended::Dropped => Err(system()),
@@ -228,11 +298,59 @@ fn step_result(log: &JobLog, state: &JobState, ended: Ended<Result<(), ()>>) -> 
                 .unwrap_or_else(|| Failure::exit_code(1)),
         ),
         Ended::Panicked(panic) => {
-            system_failure(log, &panic_text("a step of the job", &*panic));
+            system_failure(log, &panic_text("a step of the job", panic));
             StepResult::Panicked
         }
         Ended::Dropped => StepResult::Cancelled,
     }
+}
+
+fn collected(
+    log: &JobLog,
+    packed: &Packed,
+    artifact: ArtifactId,
+    ended: Ended<Result<Option<artifact::Packed>, ()>>,
+) -> Collected {
+    match ended {
+        Ended::Done(Ok(Some(file))) => {
+            packed.set(Some((artifact, file.spool)));
+            Collected::Packed {
+                len: file.len,
+                file_name: file.file_name,
+            }
+        }
+        Ended::Done(Ok(None)) => Collected::Nothing,
+        Ended::Done(Err(())) => Collected::Failed,
+        Ended::Panicked(panic) => {
+            let what = "the handler of the job, asked for its files,";
+            system_failure(log, &panic_text(what, panic));
+            Collected::Failed
+        }
+        Ended::Dropped => Collected::Cancelled,
+    }
+}
+
+fn system_time(WallTime(since_1970): WallTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH
+        .checked_add(since_1970)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Asks the driver for what another job made, on behalf of `job`.
+fn fetch(options: &Options, job: JobId) -> Fetch {
+    let inbox = Arc::clone(&options.inbox);
+    let downloads = Arc::clone(&options.downloads);
+    Box::new(move |dependency, done| {
+        let download = DownloadId(downloads.fetch_add(1, Ordering::Relaxed));
+        inbox.push(Message::Download {
+            job,
+            download,
+            dependency,
+            done,
+        });
+        let inbox = Arc::clone(&inbox);
+        Box::new(move || inbox.push(Message::DownloadDropped { job, download }))
+    })
 }
 
 /// Runs the user's code on behalf of the job, until it ends, panics, or is to be dropped.
@@ -246,20 +364,21 @@ async fn supervise<F: Future>(
         let cancelled = std::pin::pin!(forced.cancelled());
         match select(&mut work, cancelled).await {
             Either::Left((Ok(output), _)) => Ended::Done(output),
-            Either::Left((Err(panic), _)) => Ended::Panicked(panic),
+            Either::Left((Err(panic), _)) => Ended::Panicked(words(panic)),
             Either::Right(((), _)) => Ended::Dropped,
         }
     };
     match panic::catch_unwind(AssertUnwindSafe(|| drop(work))) {
         Ok(()) => ended,
-        Err(panic) => Ended::Panicked(panic),
+        Err(panic) => Ended::Panicked(words(panic)),
     }
 }
 
 fn drop_handler(scope: &Scope, log: &JobLog, handler: Box<dyn Handler>) {
     let dropped = panic::catch_unwind(AssertUnwindSafe(|| scope.run(|| drop(handler))));
     if let Err(panic) = dropped {
-        system_failure(log, &panic_text("the end of the job's handler", &*panic));
+        let panic = words(panic);
+        system_failure(log, &panic_text("the end of the job's handler", panic));
     }
 }
 
@@ -269,12 +388,30 @@ fn spool(payload: &JobPayload, limit: u64) -> TraceSpool {
     TraceSpool::new(masker, limit)
 }
 
-async fn make_dir(adapter: &dyn Adapter, dir: &Path) -> io::Result<()> {
-    let path = dir.to_owned();
-    let lost = || Err(io::Error::other("the runtime is going away"));
-    unblock(adapter, move || fs::create_dir_all(path))
-        .await
-        .unwrap_or_else(lost)
+/// So many jobs of one number may have a directory: several GitLabs may share a build directory, and
+/// a killed runner leaves some behind.
+const SAME_NUMBER: u32 = 1000;
+
+/// Makes a directory for this job alone: `wanted`, or the same with a number behind it.
+async fn make_dir(adapter: &dyn Adapter, wanted: PathBuf) -> io::Result<PathBuf> {
+    let make = move || {
+        if let Some(parent) = wanted.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let mut dir = wanted.clone();
+        for number in 1..=SAME_NUMBER {
+            match fs::create_dir(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let mut name = wanted.clone().into_os_string();
+                    name.push(format!("-{number}"));
+                    dir = name.into();
+                }
+                made => return made.map(|()| dir),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    };
+    unblock(adapter, make).await.unwrap_or_else(|| Err(lost()))
 }
 
 async fn remove_dir(adapter: &dyn Adapter, dir: &Path, duty: &Duty) {
@@ -298,14 +435,22 @@ fn system_failure(log: &JobLog, text: &str) {
     );
 }
 
-/// What to say of a panic. Its own words go through the masker of the log.
-fn panic_text(what: &str, panic: &(dyn Any + Send)) -> String {
-    let message = panic
+/// What a panic says. Its payload is the user's too, and may panic when it is dropped.
+fn words(panic: Box<dyn Any + Send>) -> Option<String> {
+    let said = panic
         .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    match message {
-        Some(message) => format!("{what} panicked: {message}"),
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    let dropped = panic::catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    // Whoever goes on like that is not worth an end of the runner.
+    dropped.unwrap_or_else(std::mem::forget);
+    said
+}
+
+/// What to say of a panic. Its own words go through the masker of the log.
+fn panic_text(what: &str, words: Option<String>) -> String {
+    match words {
+        Some(words) => format!("{what} panicked: {words}"),
         None => format!("{what} panicked"),
     }
 }
@@ -315,6 +460,7 @@ fn panic_text(what: &str, panic: &(dyn Any + Send)) -> String {
 enum Owed {
     Start,
     Step,
+    Collect(ArtifactId),
     CleanUp,
 }
 
@@ -350,6 +496,10 @@ impl Duty {
                 result: StepResult::Panicked,
                 trace: self.log.mark(),
             },
+            Owed::Collect(artifact) => JobInput::Collected {
+                artifact,
+                outcome: Collected::Failed,
+            },
             Owed::CleanUp => JobInput::CleanedUp {
                 trace: self.log.finish(),
             },
@@ -361,6 +511,7 @@ impl Owed {
     fn by(order: &Order) -> Self {
         match order {
             Order::Step { .. } => Self::Step,
+            Order::Collect { artifact, .. } => Self::Collect(*artifact),
             Order::CleanUp { .. } => Self::CleanUp,
         }
     }

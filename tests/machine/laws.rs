@@ -1,13 +1,16 @@
 //! The machine's invariants, whatever happens to it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gitlab_runner::{
-    Failure, JobId, RequestId, Secret, Time,
+    ArtifactId, DownloadId, Failure, JobId, RequestId, Secret, Time,
     machine::{
-        Input, JobInput, JobOutput, MachineConfig, Output, PollOutcome, RequestBody, RunnerMachine,
-        StepResult, StopMode, StopReason,
+        Collected, Input, JobInput, JobOutput, MachineConfig, Output, PollOutcome, ReplyBody,
+        RequestBody, RunnerMachine, StepResult, StopMode, StopReason,
     },
     protocol::ServerUrl,
     trace::TraceMark,
@@ -31,6 +34,11 @@ enum Event {
     Handle(u8, Handled),
     /// The handler answers what it does not owe.
     Nonsense(u8, u8),
+    /// The handler wants artifacts of a job with this number.
+    Download(u8, u8),
+    DropDownload(u8),
+    /// The reply to a download is in its file.
+    Spooled(u8),
     Capacity(u8),
     PollOnce,
     WithdrawPoll,
@@ -79,7 +87,7 @@ impl Arbitrary for Answer {
 impl Arbitrary for Event {
     fn arbitrary(g: &mut Gen) -> Self {
         let which = u8::arbitrary(g);
-        match u8::arbitrary(g) % 32 {
+        match u8::arbitrary(g) % 36 {
             0..=1 => Self::Pass(u16::arbitrary(g)),
             2..=8 => Self::Deadline,
             9..=17 => Self::Answer(which, Answer::arbitrary(g)),
@@ -100,6 +108,9 @@ impl Arbitrary for Event {
             28 => Self::Capacity(which % 5),
             29 => Self::PollOnce,
             30 => Self::WithdrawPoll,
+            31..=32 => Self::Download(which, u8::arbitrary(g) % 3),
+            33 => Self::DropDownload(which),
+            34 => Self::Spooled(which),
             _ if which < 10 => Self::Drain,
             _ if which < 20 => Self::Abort,
             _ => Self::Deadline,
@@ -112,6 +123,7 @@ impl Arbitrary for Event {
 enum Owed {
     Start,
     Step,
+    Collect(ArtifactId),
     CleanUp,
 }
 
@@ -126,12 +138,25 @@ struct Job {
     acknowledged: u64,
     rewound: bool,
     patch: Option<std::ops::Range<u64>>,
+    /// Those that wait for their end.
+    downloads: BTreeSet<DownloadId>,
+}
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    /// State and log of a job, or the runner.
+    Talk,
+    Upload,
+    Download(DownloadId),
 }
 
 struct Model {
     machine: RunnerMachine,
     now: Time,
-    in_flight: BTreeMap<RequestId, Option<JobId>>,
+    /// Whose request it is, and what for.
+    in_flight: BTreeMap<RequestId, (Option<JobId>, What)>,
+    next_download: u64,
     answered: Vec<RequestId>,
     jobs: BTreeMap<JobId, Job>,
     /// Whose start was told to a `PollOnce`, and must follow.
@@ -152,6 +177,7 @@ impl Model {
             machine: RunnerMachine::new(config, 5),
             now: Time::ZERO,
             in_flight: BTreeMap::new(),
+            next_download: 0,
             answered: Vec::new(),
             jobs: BTreeMap::new(),
             announced: None,
@@ -179,7 +205,11 @@ impl Model {
             self.output(output);
         }
         assert_eq!(self.announced, None, "told of a start that did not come");
-        let polling = self.in_flight.values().filter(|job| job.is_none()).count();
+        let polling = self
+            .in_flight
+            .values()
+            .filter(|(job, _)| job.is_none())
+            .count();
         assert!(
             polling <= 1,
             "invariant 2: {polling} requests of the runner"
@@ -192,7 +222,12 @@ impl Model {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Send { request, http, .. } => self.sent(request, &http),
+            Output::Send {
+                request,
+                http,
+                reply,
+                ..
+            } => self.sent(request, &http, reply),
             Output::Forget(request) => {
                 assert!(self.in_flight.remove(&request).is_some());
                 self.answered.push(request);
@@ -212,19 +247,32 @@ impl Model {
         }
     }
 
-    fn sent(&mut self, request: RequestId, http: &http::Request<RequestBody>) {
+    fn sent(&mut self, request: RequestId, http: &http::Request<RequestBody>, reply: ReplyBody) {
         let path = http.uri().path();
-        let job = path
+        let mut job = path
             .strip_prefix("/api/v4/jobs/")
             .and_then(|rest| rest.split('/').next()?.parse().ok())
             .map(JobId);
+        let what = match (http.body(), reply) {
+            (RequestBody::Artifact { .. }, _) => What::Upload,
+            (_, ReplyBody::Spool { download, .. }) => {
+                let mut jobs = self.jobs.iter();
+                let of = jobs.find(|(_, known)| known.downloads.contains(&download));
+                job = Some(*of.expect("a download that nobody waits for").0);
+                What::Download(download)
+            }
+            _ => What::Talk,
+        };
         if let Some(id) = job {
-            let busy = self
-                .in_flight
-                .values()
-                .filter(|other| **other == job)
-                .count();
-            assert_eq!(busy, 0, "invariant 2: two requests for {id}");
+            let mut others = self.in_flight.values();
+            assert!(
+                !others.any(|other| *other == (job, what)),
+                "invariant 2: two requests for {id}: {what:?}"
+            );
+            if what == What::Upload {
+                let known = &self.jobs[&id];
+                assert!(known.accepted && known.owed.is_none() && !known.cleaned);
+            }
             if let RequestBody::Trace { job: of, range } = http.body() {
                 let known = self.jobs.get_mut(&id).expect("invariant 7: no such job");
                 assert_eq!(*of, id);
@@ -236,7 +284,7 @@ impl Model {
                 known.patch = Some(range.clone());
             }
         }
-        let new = self.in_flight.insert(request, job).is_none();
+        let new = self.in_flight.insert(request, (job, what)).is_none();
         assert!(
             new && !self.answered.contains(&request),
             "a request number was used again"
@@ -265,6 +313,17 @@ impl Model {
                 );
                 job.owed = Some(Owed::Step);
             }
+            JobOutput::Collect(artifact) => {
+                assert!(
+                    job.accepted && job.owed.is_none() && !job.cleaned,
+                    "invariant 5"
+                );
+                assert_eq!(artifact.job, id);
+                job.owed = Some(Owed::Collect(*artifact));
+            }
+            JobOutput::Downloaded(download, _) => {
+                assert!(job.downloads.remove(download), "an end that nobody awaits");
+            }
             JobOutput::CleanUp => {
                 assert!(
                     job.accepted && job.owed.is_none() && !job.cleaned,
@@ -278,9 +337,10 @@ impl Model {
                     job.owed.is_none() && job.cleaned == job.accepted,
                     "invariant 5"
                 );
+                assert!(job.downloads.is_empty(), "a download without an end");
                 self.jobs.remove(&id);
                 assert!(
-                    !self.in_flight.values().any(|job| *job == Some(id)),
+                    !self.in_flight.values().any(|(job, _)| *job == Some(id)),
                     "invariant 7"
                 );
             }
@@ -289,7 +349,7 @@ impl Model {
         }
     }
 
-    fn request(&self, which: u8) -> Option<(RequestId, Option<JobId>)> {
+    fn request(&self, which: u8) -> Option<(RequestId, (Option<JobId>, What))> {
         let count = self.in_flight.len();
         let at = usize::from(which) % count.max(1);
         self.in_flight.iter().nth(at).map(|(id, job)| (*id, *job))
@@ -310,13 +370,13 @@ impl Model {
                 self.input(Input::Timeout);
             }
             Event::Answer(which, answer) => {
-                if let Some((request, job)) = self.request(*which) {
-                    self.answer(request, job, answer);
+                if let Some((request, of)) = self.request(*which) {
+                    self.answer(request, of, answer);
                 }
             }
             Event::Fail(which, maybe) => {
-                if let Some((request, job)) = self.request(*which) {
-                    self.taken(request, job);
+                if let Some((request, (job, what))) = self.request(*which) {
+                    self.taken(request, job, what);
                     let error = TransportError::new(TransportErrorKind::Broken, *maybe, "broken");
                     self.input(Input::Failed { request, error });
                 }
@@ -343,6 +403,35 @@ impl Model {
                 }
             }
             Event::Nonsense(which, kind) => self.nonsense(*which, *kind),
+            Event::Download(which, dependency) => {
+                let Some(job) = self.job(*which) else {
+                    return;
+                };
+                let download = DownloadId(self.next_download);
+                self.next_download += 1;
+                self.jobs.get_mut(&job).unwrap().downloads.insert(download);
+                let dependency = JobId((*dependency).into());
+                let input = JobInput::Download {
+                    download,
+                    dependency,
+                };
+                self.input(Input::Job { job, input });
+            }
+            Event::DropDownload(which) => {
+                let Some(job) = self.job(*which) else {
+                    return;
+                };
+                if let Some(download) = self.jobs.get_mut(&job).unwrap().downloads.pop_first() {
+                    let input = JobInput::DropDownload(download);
+                    self.input(Input::Job { job, input });
+                }
+            }
+            Event::Spooled(which) => {
+                if let Some((request, (job, what @ What::Download(_)))) = self.request(*which) {
+                    self.taken(request, job, what);
+                    self.input(Input::Spooled { request, len: 1 });
+                }
+            }
             Event::Capacity(capacity) => self.input(Input::SetCapacity((*capacity).into())),
             Event::PollOnce => {
                 self.polls += 1;
@@ -362,14 +451,21 @@ impl Model {
         self.input(Input::Stop(mode));
     }
 
-    fn taken(&mut self, request: RequestId, job: Option<JobId>) -> Option<std::ops::Range<u64>> {
+    fn taken(
+        &mut self,
+        request: RequestId,
+        job: Option<JobId>,
+        what: What,
+    ) -> Option<std::ops::Range<u64>> {
         self.in_flight.remove(&request);
         self.answered.push(request);
-        self.jobs.get_mut(&job?)?.patch.take()
+        let known = self.jobs.get_mut(&job?)?;
+        known.patch.take_if(|_| what == What::Talk)
     }
 
-    fn answer(&mut self, request: RequestId, job: Option<JobId>, answer: &Answer) {
-        let patch = self.taken(request, job);
+    fn answer(&mut self, request: RequestId, of: (Option<JobId>, What), answer: &Answer) {
+        let (job, what) = of;
+        let patch = self.taken(request, job, what);
         if let (Some(patch), Some(known)) = (patch, job.and_then(|job| self.jobs.get_mut(&job))) {
             match answer.status {
                 200 | 202 => (known.acknowledged, known.rewound) = (patch.end, false),
@@ -377,6 +473,7 @@ impl Model {
                 _ => {}
             }
         } else if answer.status == 412
+            && what == What::Talk
             && let Some(known) = job.and_then(|job| self.jobs.get_mut(&job))
         {
             known.rewound = true;
@@ -390,6 +487,11 @@ impl Model {
                 "steps": [
                     { "name": "script", "script": ["x"], "when": "on_success" },
                     { "name": "after_script", "script": ["y"], "when": "always" },
+                ],
+                "artifacts": [{ "paths": ["a"], "when": "always" }, { "paths": ["b"] }],
+                "dependencies": [
+                    { "id": 1, "token": "t", "artifacts_file": { "filename": "a.zip" } },
+                    { "id": 2 },
                 ],
             })
             .to_string(),
@@ -444,6 +546,17 @@ impl Model {
                 },
                 trace,
             },
+            (Owed::Collect(artifact), how) => JobInput::Collected {
+                artifact,
+                outcome: match how {
+                    Handled::Well => Collected::Packed {
+                        len: 5,
+                        file_name: "a.zip".to_owned(),
+                    },
+                    Handled::Failed => Collected::Nothing,
+                    Handled::Panicked => Collected::Failed,
+                },
+            },
             (Owed::CleanUp, _) => JobInput::CleanedUp { trace },
         };
         self.input(Input::Job { job, input });
@@ -457,13 +570,19 @@ impl Model {
         };
         let owed = self.jobs.get(&job).and_then(|known| known.owed);
         let trace = TraceMark::default();
-        let input = match kind % 3 {
+        let input = match kind % 5 {
             0 if owed != Some(Owed::Start) => JobInput::Accepted,
             1 if owed != Some(Owed::Step) => JobInput::StepFinished {
                 result: StepResult::Ok,
                 trace,
             },
             2 if owed != Some(Owed::CleanUp) => JobInput::CleanedUp { trace },
+            3 => JobInput::Collected {
+                // There is no such one.
+                artifact: ArtifactId { job, index: 7 },
+                outcome: Collected::Nothing,
+            },
+            4 => JobInput::DropDownload(DownloadId(u64::MAX)),
             _ => return,
         };
         let before = self.machine.stats();
@@ -489,9 +608,14 @@ impl Model {
                     self.handle(job, Handled::Well);
                 }
             }
-            while let Some((request, job)) = self.request(0) {
+            while let Some((request, of)) = self.request(0) {
+                if let (job, what @ What::Download(_)) = of {
+                    self.taken(request, job, what);
+                    self.input(Input::Spooled { request, len: 1 });
+                    continue;
+                }
                 let answer = Answer {
-                    status: if job.is_some() { 200 } else { 204 },
+                    status: if of.0.is_some() { 200 } else { 204 },
                     job_status: None,
                     range: None,
                     retry_after: None,
@@ -499,7 +623,7 @@ impl Model {
                     job: 0,
                     broken: false,
                 };
-                self.answer(request, job, &answer);
+                self.answer(request, of, &answer);
             }
             self.apply(&Event::Deadline);
         }

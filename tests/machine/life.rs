@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use gitlab_runner::{
-    Failure, FailureReason, Phase,
+    Failure, FailureReason,
     machine::{CancelMode, Input, JobInput, JobOutput, StepResult},
+    protocol::Phase,
 };
 use serde_json::{Value, json};
 
@@ -360,23 +361,6 @@ fn a_clean_up_that_hangs_is_dropped() {
     assert_eq!(world.now.since(from), 300 * SECOND);
     world.job_input(JobInput::CleanedUp { trace: mark(0) });
     assert_eq!(world.request().state(), "success");
-}
-
-#[test]
-fn artifacts_are_noted_in_the_log() {
-    let mut payload = payload();
-    payload["artifacts"] = json!([{ "paths": ["out"], "when": "on_success" }]);
-    let mut world = World::running(&payload);
-    world.finish_step(StepResult::Ok, 0);
-    let JobOutput::Note(line) = world.job_output() else {
-        panic!("no note");
-    };
-    assert!(line.contains("WARNING: this job has artifacts"), "{line}");
-    assert_eq!(result(&mut world).state(), "success");
-
-    let mut world = World::running(&payload);
-    world.finish_step(failed(), 0);
-    assert_eq!(result(&mut world).state(), "failed");
 }
 
 #[test]

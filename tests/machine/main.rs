@@ -3,6 +3,7 @@
 //! the answers that GitLab and proxies give to each request.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod artifacts;
 mod commit;
 mod final_update;
 mod keep_alive;

@@ -299,7 +299,9 @@ fn patch_429_waits_as_told_and_sends_the_same_range_on() {
     let (mut world, patch) = patching();
     world.reply(&patch, reply(429).header("Retry-After", "30"));
     world.log_to(130);
-    let (wait, patch) = world.next_request_after();
+    let from = world.now;
+    let patch = world.next_patch();
+    let wait = patch.at.since(from);
     assert!((30 * SECOND..=36 * SECOND).contains(&wait), "{wait:?}");
     assert_eq!(patch.range(), 0..130);
 }
@@ -307,25 +309,77 @@ fn patch_429_waits_as_told_and_sends_the_same_range_on() {
 #[test]
 fn patch_5xx_backs_off() {
     for status in [500, 502, 503, 504] {
-        let (mut world, mut patch) = patching();
+        let (mut world, mut sent) = patching();
         let mut last = Duration::ZERO;
+        let mut puts = 0;
         for _ in 0..12 {
-            world.reply(&patch, html(status));
+            world.reply(&sent, html(status));
             let wait;
-            (wait, patch) = world.next_request_after();
+            (wait, sent) = world.next_request_after();
             assert!(
                 wait > last / 2 && wait <= 60 * SECOND,
                 "{wait:?} after {last:?}"
             );
-            assert_eq!(patch.range(), 0..100);
             last = wait;
+            if sent.method == "PATCH" {
+                assert_eq!(sent.range(), 0..100);
+            } else {
+                puts += 1;
+            }
         }
         assert!(last >= 50 * SECOND);
+        // A cancel would be heard of all the same.
+        assert!((3..=6).contains(&puts), "{puts}");
         world.no_job_output();
         // One answer, and all is well at once.
-        world.reply(&patch, accepted(100));
+        if sent.method == "PUT" {
+            world.reply(&sent, reply(200));
+            sent = world.next_request();
+        }
+        world.reply(&sent, accepted(100));
         world.log_to(110);
         assert!(world.next_request_after().0 <= 3 * SECOND);
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_help_does_not_end_the_pauses() {
+    // The job is there, but not its log; the log is taken, and lost again.
+    let requests = |answer: fn(&Sent) -> Reply| {
+        let mut world = World::running(&payload());
+        world.log_to(5 << 20);
+        let end = world.now + 600 * SECOND;
+        let mut count = 0;
+        while world.now < end {
+            let sent = world.next_request();
+            let answer = answer(&sent);
+            world.reply(&sent, answer);
+            count += 1;
+        }
+        count
+    };
+    let count = requests(|sent| match sent.method.as_str() {
+        "PATCH" => reply(404),
+        _ => reply(200),
+    });
+    assert!(count <= 60, "{count}");
+    let count = requests(|sent| match sent.method.as_str() {
+        "PATCH" if sent.range().start == 0 => accepted(sent.range().end),
+        "PATCH" => reply(416).header("Range", "0-0"),
+        _ => reply(200),
+    });
+    assert!(count <= 60, "{count}");
+}
+
+#[test]
+fn a_server_that_hangs_has_had_its_pause() {
+    let (mut world, mut sent) = patching();
+    for _ in 0..10 {
+        world.pass(60 * SECOND);
+        world.lose(&sent);
+        let wait;
+        (wait, sent) = world.next_request_after();
+        assert!(wait <= SECOND, "{wait:?}");
     }
 }
 

@@ -6,6 +6,7 @@
     reason = "helpers of tests are not seen as such"
 )]
 
+mod artifacts;
 mod control;
 #[cfg(feature = "tracing")]
 mod events;

@@ -220,17 +220,20 @@ fn who_cannot_prepare_a_job_can_say_why() {
 #[test]
 fn a_build_directory_that_cannot_be_made_fails_the_job() {
     let world = World::new(9);
-    let first = world.enqueue(JobSpec::script(["true"]));
-    // Where the directory of the job should be, there is a file.
-    let path = world.dir.path().join(first.to_string());
-    std::fs::write(&path, b"").unwrap();
     let mut runner = world.runner();
-    world.sim.block_on(async {
+    let job = world.sim.block_on(async {
         let process = |_: Job| async { Err::<Steps, ()>(()) };
+        assert!(!runner.request_job(process).await.unwrap());
+        // Where the build directory was, there is a file now.
+        std::fs::remove_dir_all(world.dir.path()).unwrap();
+        std::fs::write(world.dir.path(), b"").unwrap();
+        let job = world.enqueue(JobSpec::script(["true"]));
         assert!(runner.request_job(process).await.unwrap());
         runner.drain().await;
+        job
     });
-    let report = world.report(first);
+    std::fs::remove_file(world.dir.path()).unwrap();
+    let report = world.report(job);
     assert_eq!(
         report.failure_reason.as_deref(),
         Some("runner_system_failure")
@@ -240,6 +243,31 @@ fn a_build_directory_that_cannot_be_made_fails_the_job() {
         log.contains("could not make the job's build directory"),
         "{log}"
     );
+}
+
+#[test]
+fn jobs_of_the_same_number_have_directories_of_their_own() {
+    // Of another GitLab, or left by a runner that was killed.
+    let world = World::new(9);
+    let other = world.dir.path().join("4001");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("theirs"), b"").unwrap();
+    let job = world.enqueue(JobSpec::script(["true"]));
+    assert_eq!(job.to_string(), "4001");
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let process = |job: Job| async {
+            outputln!("{}", job.build_dir().display());
+            std::fs::write(job.build_dir().join("mine"), b"").unwrap();
+            Ok(Steps::new(job, |_, _| async { Ok(()) }))
+        };
+        assert!(runner.request_job(process).await.unwrap());
+        runner.drain().await;
+    });
+    assert!(world.log(job).ends_with("/4001-1\n"), "{}", world.log(job));
+    let left: Vec<_> = std::fs::read_dir(world.dir.path()).unwrap().collect();
+    assert_eq!(left.len(), 1);
+    assert!(other.join("theirs").exists() && !other.join("mine").exists());
 }
 
 #[test]

@@ -235,7 +235,7 @@ quickcheck! {
         let names: Vec<&str> = names
             .iter()
             .take(5)
-            .map(|(a, b)| &["a", "b", "ab", "ba", "aab", "abb"][(a % 4 + b % 3) as usize][..])
+            .map(|(a, b)| ["a", "b", "ab", "ba", "aab", "abb"][(a % 4 + b % 3) as usize])
             .collect();
         let reference = reference::patterns(&pattern.0).iter().any(|pattern| {
             let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();

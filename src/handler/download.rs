@@ -1,0 +1,83 @@
+//! Asks the driver for what other jobs made.
+
+use std::{error::Error, fmt, sync::Arc};
+
+use futures::channel::oneshot;
+
+use crate::{adapter::TransportError, artifact::ArtifactError, ids::JobId, spool::SpoolFile};
+
+/// What came of it: the file, or none if there is nothing to download.
+pub(crate) type Fetched = Result<Option<Arc<SpoolFile>>, DownloadError>;
+
+/// Begins a download and gives what ends it early.
+pub(crate) type Fetch =
+    Box<dyn Fn(JobId, oneshot::Sender<Fetched>) -> Box<dyn FnOnce() + Send> + Send + Sync>;
+
+/// Why the artifacts of a dependency could not be downloaded.
+///
+/// Prints what GitLab (or the storage that it pointed to) said; holds no token.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DownloadError {
+    /// The job's token is not good for them (401 or 403): the job is over at GitLab, or the user
+    /// for whom it runs may not read that job. With what GitLab said.
+    Refused(String),
+    /// They are not there (404): they have expired or were erased since the job was handed out.
+    /// With what GitLab said.
+    NotFound(String),
+    /// GitLab did not answer as it should, also when it was asked again. With what it said.
+    Failed(String),
+    /// GitLab could not be reached, or the answer broke off, again and again; or it could not be
+    /// stored, because the disk is full, say.
+    Transport(TransportError),
+    /// They are there, but cannot be read.
+    Unreadable(ArtifactError),
+    /// The job, or its runner, has come to its end.
+    Stopped,
+}
+
+impl fmt::Display for DownloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the artifacts of a dependency could not be downloaded: ")?;
+        match self {
+            Self::Refused(said) => write!(f, "the job may not read them ({said})"),
+            Self::NotFound(said) => write!(f, "they have expired or were erased ({said})"),
+            Self::Failed(said) => f.write_str(said),
+            Self::Transport(error) => error.fmt(f),
+            Self::Unreadable(error) => error.fmt(f),
+            Self::Stopped => f.write_str("the job has come to its end"),
+        }
+    }
+}
+
+impl Error for DownloadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Transport(error) => Some(error),
+            Self::Unreadable(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Ends a download that nobody awaits any more.
+pub(super) struct FetchGuard(Option<Box<dyn FnOnce() + Send>>);
+
+impl FetchGuard {
+    pub(super) fn new(forget: Box<dyn FnOnce() + Send>) -> Self {
+        Self(Some(forget))
+    }
+
+    /// It has come to its end.
+    pub(super) fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for FetchGuard {
+    fn drop(&mut self) {
+        if let Some(forget) = self.0.take() {
+            forget();
+        }
+    }
+}

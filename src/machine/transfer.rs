@@ -1,0 +1,189 @@
+//! One upload or download of any size: where it goes, and how often it is tried.
+//!
+//! GitLab may send it elsewhere (to object storage, say), so this is the one place that follows
+//! redirects. Each further try begins at GitLab again: addresses of storage are good for a short
+//! time only.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, Uri};
+
+use super::{
+    backoff::{Backoff, Setback},
+    core::{Core, trouble},
+    output::{Doing, Notice, Trouble},
+};
+use crate::{
+    ids::{JobId, RequestId},
+    protocol::{redirect_target, same_origin},
+    secret::Secret,
+    time::Time,
+    transport::{TransportError, TransportErrorKind},
+};
+
+const MAX_REDIRECTS: u32 = 5;
+/// Tries in all. With the growing pauses that is about two minutes.
+const TRIES: u32 = 8;
+/// Tries for a server that is overloaded or cannot be reached: about five minutes.
+const PATIENT_TRIES: u32 = 12;
+
+#[derive(Debug)]
+pub(super) struct Transfer {
+    job: JobId,
+    doing: Doing,
+    method: Method,
+    home: Uri,
+    target: Uri,
+    redirects: u32,
+    failures: u32,
+    backoff: Backoff,
+    in_flight: Option<RequestId>,
+    hold_until: Time,
+}
+
+/// What an answer means for it.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Done,
+    /// It goes on, at once or later.
+    Again,
+    /// It will not work.
+    Failed(Trouble),
+}
+
+impl Transfer {
+    pub(super) fn new(job: JobId, doing: Doing, method: Method, home: Uri) -> Self {
+        Self {
+            job,
+            doing,
+            method,
+            target: home.clone(),
+            home,
+            redirects: 0,
+            failures: 0,
+            backoff: Backoff::default(),
+            in_flight: None,
+            hold_until: Time::ZERO,
+        }
+    }
+
+    pub(super) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    pub(super) fn target(&self) -> &Uri {
+        &self.target
+    }
+
+    /// Whether it goes to GitLab, so that a token may go along.
+    pub(super) fn is_at_home(&self) -> bool {
+        same_origin(&self.home, &self.target)
+    }
+
+    /// Whether a request is to be sent now.
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        self.in_flight.is_none() && self.hold_until <= now
+    }
+
+    /// When a request is to be sent, if none is in flight.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.in_flight.is_none().then_some(self.hold_until)
+    }
+
+    pub(super) fn sent(&mut self, request: RequestId) {
+        self.in_flight = Some(request);
+    }
+
+    pub(super) fn owns(&self, request: RequestId) -> bool {
+        self.in_flight == Some(request)
+    }
+
+    /// Expects no answer any more.
+    pub(super) fn end(&mut self, core: &mut Core) {
+        if let Some(request) = self.in_flight.take() {
+            core.forget(request);
+        }
+    }
+
+    /// The answer to the request in flight. `token` must not be quoted.
+    pub(super) fn on_answer(
+        &mut self,
+        core: &mut Core,
+        answer: Result<&Response<Bytes>, TransportError>,
+        token: &Secret,
+    ) -> Verdict {
+        self.in_flight = None;
+        let response = match answer {
+            Ok(response) => response,
+            // The disk here is at fault, and the next try would find it as it is.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    TransportErrorKind::Body | TransportErrorKind::Store
+                ) =>
+            {
+                return Verdict::Failed(Trouble::Transport(error));
+            }
+            Err(error) => {
+                let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                return self.again(core, Trouble::Transport(error), wait, PATIENT_TRIES);
+            }
+        };
+        let status = response.status();
+        if status.is_success() {
+            return Verdict::Done;
+        }
+        let trouble = trouble(response, token);
+        if self.is_followed(status) {
+            return match redirect_target(&self.target, response.headers()) {
+                Some(target) if self.redirects < MAX_REDIRECTS => {
+                    self.redirects += 1;
+                    self.target = target;
+                    self.hold_until = core.now;
+                    Verdict::Again
+                }
+                _ => Verdict::Failed(trouble),
+            };
+        }
+        let tries = match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => PATIENT_TRIES,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => TRIES,
+            // Addresses of storage that have run out are refused there; GitLab gives a new one.
+            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if !self.is_at_home() => TRIES,
+            status if status.is_server_error() => TRIES,
+            _ => return Verdict::Failed(trouble),
+        };
+        let wait = core.wait_after(&mut self.backoff, response);
+        self.again(core, trouble, wait, tries)
+    }
+
+    fn again(&mut self, core: &mut Core, trouble: Trouble, wait: Duration, tries: u32) -> Verdict {
+        self.failures += 1;
+        if self.failures >= tries {
+            return Verdict::Failed(trouble);
+        }
+        self.target = self.home.clone();
+        self.redirects = 0;
+        self.hold_until = core.now + wait;
+        let (job, doing) = (self.job, self.doing);
+        core.notice(Notice::JobTrouble {
+            job,
+            doing,
+            trouble,
+            retry_in: wait,
+        });
+        Verdict::Again
+    }
+
+    /// Whether a redirect with this status asks for the same request elsewhere.
+    fn is_followed(&self, status: StatusCode) -> bool {
+        match status {
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => {
+                self.method == Method::GET
+            }
+            _ => false,
+        }
+    }
+}

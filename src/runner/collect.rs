@@ -1,0 +1,105 @@
+//! Packs one artifact of a job from the files that its handler offers.
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use crate::{
+    adapter::Adapter,
+    artifact::{Level, PackOrder, Packed, Selection, pack},
+    handler::{Colour, JobLog, UploadableFile},
+    protocol::{ArtifactSpec, JobPayload},
+};
+
+/// What is needed beside the files.
+pub(super) struct Collector {
+    pub(super) adapter: Arc<dyn Adapter>,
+    pub(super) log: Arc<JobLog>,
+    pub(super) payload: Arc<JobPayload>,
+    /// Which of the payload's artifacts.
+    pub(super) index: usize,
+    /// The directory that paths are relative to.
+    pub(super) dir: PathBuf,
+    /// Where the packed file waits.
+    pub(super) spool_dir: PathBuf,
+    pub(super) now: SystemTime,
+}
+
+impl Collector {
+    /// Packs what belongs to the artifact; none if nothing does. Problems are written to the log.
+    pub(super) async fn pack<U>(
+        self,
+        files: Result<Box<dyn Iterator<Item = U> + Send>, ()>,
+    ) -> Result<Option<Packed>, ()>
+    where
+        U: UploadableFile + Send + 'static,
+    {
+        let Some(spec) = self.payload.artifacts.get(self.index) else {
+            return Ok(None);
+        };
+        let kind = spec.artifact_type.as_deref().unwrap_or("archive");
+        let failed = |why: &dyn std::fmt::Display| {
+            let text = format!("Uploading artifacts as \"{kind}\" failed: {why}");
+            self.log.coloured(Colour::Error, &text);
+        };
+        let Ok(files) = files else {
+            failed(&"the runner could not list the files of the job");
+            return Err(());
+        };
+        let mut selection = self.selection(spec);
+        let order = PackOrder {
+            format: spec.artifact_format.clone(),
+            name: spec.name.as_deref().map(|name| self.expand(name)),
+            level: self.level(),
+            dir: self.spool_dir.clone(),
+            now: self.now,
+        };
+        let warn = &mut |warning| self.warn(&warning);
+        let packed = pack(files, &mut selection, &order, &self.adapter, warn).await;
+        let packed = packed.map_err(|error| failed(&error))?;
+        for (is_warning, text) in selection.report() {
+            if is_warning {
+                self.warn(&text);
+            }
+        }
+        if packed.is_none() {
+            self.warn(&format!("no files to upload as \"{kind}\""));
+        }
+        Ok(packed)
+    }
+
+    fn selection(&self, spec: &ArtifactSpec) -> Selection {
+        let expanded = |patterns: &[String]| -> Vec<String> {
+            patterns
+                .iter()
+                .map(|pattern| self.expand(pattern))
+                .collect()
+        };
+        let (paths, exclude) = (expanded(&spec.paths), expanded(&spec.exclude));
+        let (selection, problems) = Selection::new(&self.dir, &paths, &exclude, spec.untracked);
+        for problem in problems {
+            self.warn(&problem);
+        }
+        selection
+    }
+
+    fn level(&self) -> Level {
+        let variable = self.payload.variable("ARTIFACT_COMPRESSION_LEVEL");
+        let value = variable.map(|variable| self.expand(&variable.value));
+        let value = value.as_deref().unwrap_or_default();
+        Level::named(value).unwrap_or_else(|| {
+            self.warn(&format!(
+                "ARTIFACT_COMPRESSION_LEVEL is {value:?}, which is none of fastest, fast, default, \
+                 slow, slowest"
+            ));
+            Level::default()
+        })
+    }
+
+    fn expand(&self, text: &str) -> String {
+        let file = |key: &str| self.dir.join(key).display().to_string();
+        self.payload.expand(text, file)
+    }
+
+    fn warn(&self, text: &dyn std::fmt::Display) {
+        self.log.coloured(Colour::Warning, &text.to_string());
+    }
+}

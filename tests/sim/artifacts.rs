@@ -1,0 +1,469 @@
+//! Files that go out of one job and into the next.
+
+use std::{borrow::Cow, io::Read, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::io::{AsyncRead, Cursor};
+use gitlab_runner::{
+    JobHandler, JobId, JobResult, Phase, UploadableFile,
+    artifact::Artifact,
+    job::{DownloadError, Job},
+    mock::{
+        ArtifactSpec, Endpoint, JobReport, JobSpec, JobStatus, ObjectStore, Override, PipelineSpec,
+    },
+    outputln,
+};
+
+use crate::world::{World, is_empty};
+
+/// A file in memory.
+#[derive(Clone)]
+struct Memory {
+    path: String,
+    content: Option<Vec<u8>>,
+}
+
+#[async_trait]
+impl UploadableFile for Memory {
+    type Data<'a> = Box<dyn AsyncRead + Send + Unpin + 'a>;
+
+    fn get_path(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.path)
+    }
+
+    async fn get_data(&self) -> Result<Self::Data<'_>, ()> {
+        outputln!("reading {}", self.path);
+        match &self.content {
+            Some(content) => Ok(Box::new(Cursor::new(content))),
+            None => Err(()),
+        }
+    }
+}
+
+fn memory(path: &str, content: &str) -> Memory {
+    Memory {
+        path: path.to_owned(),
+        content: Some(content.as_bytes().to_vec()),
+    }
+}
+
+/// Offers these files, and fails where it is told to.
+struct Maker {
+    files: Vec<Memory>,
+    result: JobResult,
+    offer: Result<(), ()>,
+}
+
+#[async_trait]
+impl JobHandler<Memory> for Maker {
+    async fn step(&mut self, _: &[String], phase: Phase) -> JobResult {
+        match phase {
+            Phase::Script => self.result,
+            Phase::AfterScript => Ok(()),
+        }
+    }
+
+    async fn get_uploadable_files(
+        &mut self,
+    ) -> Result<Box<dyn Iterator<Item = Memory> + Send>, ()> {
+        self.offer?;
+        Ok(Box::new(self.files.clone().into_iter()))
+    }
+}
+
+fn maker(files: &[Memory]) -> Maker {
+    Maker {
+        files: files.to_vec(),
+        result: Ok(()),
+        offer: Ok(()),
+    }
+}
+
+/// Runs one job that makes files.
+fn make(world: &World, spec: JobSpec, maker: Maker) -> JobReport {
+    let job = world.enqueue(spec);
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let had_one = runner.request_job(|_| async { Ok(maker) }).await.unwrap();
+        assert!(had_one);
+        runner.drain().await;
+    });
+    assert!(world.is_empty());
+    world.report(job)
+}
+
+fn names(content: &[u8]) -> Vec<String> {
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(content)).unwrap();
+    (0..zip.len())
+        .map(|at| zip.by_index(at).unwrap().name().unwrap().into_owned())
+        .collect()
+}
+
+fn unzip(content: &[u8], name: &str) -> String {
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(content)).unwrap();
+    let mut text = String::new();
+    zip.by_name(name)
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    text
+}
+
+fn gunzip(content: &[u8]) -> String {
+    let mut text = String::new();
+    flate2::read::MultiGzDecoder::new(content)
+        .read_to_string(&mut text)
+        .unwrap();
+    text
+}
+
+#[test]
+fn an_archive_is_packed_and_uploaded() {
+    let world = World::new(1);
+    let spec = JobSpec::script(["make"]).artifact(
+        ArtifactSpec::archive(["out/", "*.txt"])
+            .exclude(["out/**/*.o"])
+            .name("$CI_JOB_NAME-files")
+            .expire_in("1 week"),
+    );
+    let files = [
+        memory("./out/b/prog", "program"),
+        memory("out/a.o", "object"),
+        memory("notes.txt", "notes"),
+        memory("deep/notes.txt", "not these"),
+    ];
+    let report = make(&world, spec.name("build"), maker(&files));
+    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
+    let archive = report.artifact("archive").unwrap();
+    assert_eq!(archive.filename, "build-files.zip");
+    assert_eq!(archive.expire_in.as_deref(), Some("1 week"));
+    assert_eq!(names(&archive.content), ["notes.txt", "out/b/prog"]);
+    assert_eq!(unzip(&archive.content, "out/b/prog"), "program");
+    // Files are read on behalf of the job.
+    assert_eq!(
+        report.log_text(),
+        "reading notes.txt\nreading ./out/b/prog\n"
+    );
+}
+
+#[test]
+fn reports_are_gzip_or_raw() {
+    let world = World::new(2);
+    let spec = JobSpec::script(["make"])
+        .artifact(ArtifactSpec::report("junit", ["r/*.xml"]))
+        .artifact(ArtifactSpec::report("codequality", ["quality.json"]));
+    let files = [
+        memory("r/one.xml", "<one/>"),
+        memory("r/two.xml", "<two/>"),
+        memory("quality.json", "[]"),
+    ];
+    let report = make(&world, spec, maker(&files));
+    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
+    let junit = report.artifact("junit").unwrap();
+    assert_eq!(junit.artifact_format, "gzip");
+    assert_eq!(gunzip(&junit.content), "<one/><two/>");
+    let quality = report.artifact("codequality").unwrap();
+    assert_eq!(quality.artifact_format, "raw");
+    assert_eq!(&quality.content[..], b"[]");
+}
+
+#[test]
+fn what_does_not_match_is_said_and_is_no_failure() {
+    let world = World::new(3);
+    let spec = JobSpec::script(["make"]).artifact_paths(["nothing/here"]);
+    let report = make(&world, spec, maker(&[memory("a", "a")]));
+    assert_eq!(report.status, JobStatus::Success);
+    assert!(report.artifact("archive").is_none());
+    let log = report.log_text();
+    assert!(log.contains("nothing/here: found 0 matching"), "{log}");
+}
+
+#[test]
+fn failures_to_pack_fail_the_job_and_say_why() {
+    let raw = || JobSpec::script(["make"]).artifact(ArtifactSpec::report("codequality", ["*"]));
+    let zip = || JobSpec::script(["make"]).artifact_paths(["*"]);
+    let unreadable = Memory {
+        path: "unreadable".to_owned(),
+        content: None,
+    };
+    let mut no_list = maker(&[]);
+    no_list.offer = Err(());
+    for (spec, maker, words) in [
+        (
+            raw(),
+            maker(&[memory("a", "a"), memory("b", "b")]),
+            "one file",
+        ),
+        (zip(), maker(&[unreadable]), "unreadable"),
+        (zip(), no_list, "the runner could not list"),
+    ] {
+        let world = World::new(4);
+        let report = make(&world, spec, maker);
+        assert_eq!(report.status, JobStatus::Failed, "{words}");
+        assert_eq!(report.failure_reason.as_deref(), Some("script_failure"));
+        let log = report.log_text();
+        assert!(log.contains("ERROR: "), "{log}");
+        assert!(log.contains(words), "{log}");
+    }
+}
+
+#[test]
+fn names_that_lead_out_of_the_job_are_refused() {
+    let world = World::new(5);
+    let spec = JobSpec::script(["make"]).artifact_paths(["**"]);
+    let files = [
+        memory("../../../etc/cron.d/evil", "x"),
+        memory("/etc/passwd", "x"),
+        memory("good", "x"),
+        memory("./good", "twice"),
+        memory("", "x"),
+        memory(".", "x"),
+        memory("nul\0", "x"),
+    ];
+    let report = make(&world, spec, maker(&files));
+    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
+    let archive = report.artifact("archive").unwrap();
+    assert_eq!(names(&archive.content), ["good"]);
+    assert_eq!(unzip(&archive.content, "good"), "x");
+    assert!(report.log_text().contains("WARNING: "));
+}
+
+#[test]
+fn artifacts_go_by_how_the_job_went() {
+    let spec = || {
+        JobSpec::script(["make"])
+            .after_script(["true"])
+            .artifact(ArtifactSpec::archive(["log"]).when("on_failure"))
+            .artifact(ArtifactSpec::report("junit", ["log"]))
+    };
+    for failed in [false, true] {
+        let world = World::new(6);
+        let mut maker = maker(&[memory("log", "it went wrong")]);
+        if failed {
+            maker.result = Err(());
+        }
+        let report = make(&world, spec(), maker);
+        assert_eq!(report.artifact("archive").is_some(), failed);
+        assert!(report.artifact("junit").is_some());
+        assert_eq!(report.exit_code, failed.then_some(1));
+    }
+}
+
+#[test]
+fn trouble_with_an_upload_is_outlasted() {
+    let world = World::new(7);
+    let spec = JobSpec::script(["make"]).artifact_paths(["a"]);
+    world.gitlab.with(|gitlab, _| {
+        gitlab.plan(Endpoint::ArtifactUpload, 1, Override::Status(500));
+        gitlab.plan(Endpoint::ArtifactUpload, 2, Override::CloseAfter);
+        gitlab.plan(Endpoint::ArtifactUpload, 3, Override::Status(503));
+    });
+    let report = make(&world, spec, maker(&[memory("a", "a")]));
+    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
+    assert_eq!(report.uploads("archive").count(), 4);
+    assert_eq!(report.log_text(), "reading a\n");
+}
+
+#[test]
+fn an_artifact_that_is_too_large_fails_the_job_with_advice() {
+    let world = World::new(8);
+    world
+        .gitlab
+        .with(|gitlab, _| gitlab.settings_mut().max_artifact_size = 50);
+    let spec = JobSpec::script(["make"]).artifact_paths(["a"]);
+    let report = make(&world, spec, maker(&[memory("a", "long enough")]));
+    assert_eq!(report.status, JobStatus::Failed);
+    assert_eq!(report.uploads("archive").count(), 1);
+    assert!(report.log_text().contains("maximum artifacts size"));
+}
+
+/// Downloads what its dependencies made.
+struct Taker {
+    job: Arc<Job>,
+}
+
+#[async_trait]
+impl JobHandler for Taker {
+    async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+        for dependency in self.job.dependencies() {
+            let name = dependency.name().to_owned();
+            match dependency.download().await {
+                Ok(Some(mut artifact)) => {
+                    assert!(!artifact.is_empty());
+                    // A second time it comes from disk.
+                    let again = dependency.download().await.unwrap().unwrap();
+                    assert_eq!(again.len(), artifact.len());
+                    print(&name, &mut artifact);
+                }
+                Ok(None) => outputln!("{name}: nothing"),
+                Err(error @ DownloadError::NotFound(_)) => outputln!("{name}: gone ({error})"),
+                Err(error) => outputln!("{name}: {error}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn print(name: &str, artifact: &mut Artifact) {
+    for at in 0..artifact.len() {
+        let mut file = artifact.by_index(at).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        outputln!("{name}: {} is {text}", file.name());
+    }
+}
+
+/// Runs a job that makes files and one that takes them, with `between` between them.
+/// Gives the report of the second, and how often it asked for the files of the first.
+fn make_and_take(world: &World, between: impl FnOnce(JobId)) -> (JobReport, usize) {
+    let jobs = world.gitlab.with(|gitlab, now| {
+        gitlab.advance(now);
+        let make = JobSpec::script(["make"]).name("make").stage("build");
+        let take = JobSpec::script(["take"]).name("take").stage("test");
+        let jobs = [make.artifact_paths(["*"]), take];
+        gitlab.enqueue_pipeline(PipelineSpec::new(jobs).stages(["build", "test"]))
+    });
+    let jobs = jobs.unwrap();
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let maker = maker(&[memory("a", "one"), memory("b", "two")]);
+        assert!(runner.request_job(|_| async { Ok(maker) }).await.unwrap());
+        runner.drain().await;
+        between(jobs[0]);
+        let take = |job: Job| async move {
+            job.sleep(Duration::from_secs(10)).await;
+            Ok(Taker { job: Arc::new(job) })
+        };
+        assert!(runner.request_job(take).await.unwrap());
+        runner.drain().await;
+    });
+    assert!(is_empty(world.dir.path()));
+    let made = world.report(jobs[0]);
+    assert_eq!(made.status, JobStatus::Success);
+    let taken = world.report(jobs[1]);
+    assert_eq!(taken.status, JobStatus::Success);
+    (taken, made.downloads().count())
+}
+
+const TAKEN: &str = "make: a is one\nmake: b is two\n";
+
+#[test]
+fn the_next_job_reads_what_the_last_one_made() {
+    let world = World::new(9);
+    let (report, downloads) = make_and_take(&world, |_| ());
+    assert_eq!(report.log_text(), TAKEN);
+    assert_eq!(downloads, 1);
+}
+
+#[test]
+fn object_storage_never_sees_a_token() {
+    let world = World::new(10);
+    let store: ObjectStore = world.gitlab.with(|gitlab, _| {
+        gitlab.settings_mut().object_storage = Some("https://storage.example.test".to_owned());
+        gitlab.object_store()
+    });
+    let _server = world.sim.serve("storage.example.test", store.clone());
+    store.plan(1, Override::Status(503));
+    let (report, _) = make_and_take(&world, |_| ());
+    assert_eq!(report.log_text(), TAKEN);
+    let requests = store.requests();
+    assert_eq!(requests.len(), 2);
+    assert!(requests.iter().all(|request| request.credential.is_none()));
+}
+
+#[test]
+fn trouble_with_a_download_is_outlasted() {
+    let world = World::new(11);
+    let (report, downloads) = make_and_take(&world, |_| {
+        world.gitlab.with(|gitlab, _| {
+            gitlab.plan(Endpoint::ArtifactDownload, 1, Override::Status(502));
+            gitlab.plan(Endpoint::ArtifactDownload, 2, Override::CloseBefore);
+            gitlab.plan(Endpoint::ArtifactDownload, 3, Override::Status(429));
+        });
+    });
+    assert_eq!(report.log_text(), TAKEN);
+    assert_eq!(downloads, 4);
+}
+
+#[test]
+fn what_expired_meanwhile_is_told_apart() {
+    let world = World::new(12);
+    let (report, _) = make_and_take(&world, |_| {
+        let not_found = Override::Status(404);
+        world
+            .gitlab
+            .with(|gitlab, _| gitlab.plan(Endpoint::ArtifactDownload, 1, not_found));
+    });
+    let log = report.log_text();
+    assert!(log.starts_with("make: gone (the artifacts"), "{log}");
+}
+
+#[test]
+fn what_was_gone_before_is_no_error() {
+    let world = World::new(13);
+    let (report, downloads) = make_and_take(&world, |made| {
+        world.gitlab.with(|gitlab, _| gitlab.expire_artifacts(made));
+    });
+    assert_eq!(report.log_text(), "make: nothing\n");
+    assert_eq!(downloads, 0);
+}
+
+#[test]
+fn an_archive_that_is_none_is_an_error_of_the_download_alone() {
+    let world = World::new(14);
+    let (report, _) = make_and_take(&world, |_| {
+        let broken = Override::Reply(http::Response::new("PK no zip at all".into()));
+        world
+            .gitlab
+            .with(|gitlab, _| gitlab.plan(Endpoint::ArtifactDownload, 1, broken));
+    });
+    let log = report.log_text();
+    assert!(log.contains("could not be downloaded: "), "{log}");
+}
+
+#[test]
+fn a_download_that_is_dropped_leaves_nothing_behind() {
+    let world = World::new(15);
+    let jobs = world.gitlab.with(|gitlab, now| {
+        gitlab.advance(now);
+        let make = JobSpec::script(["make"]).name("make").stage("build");
+        let take = JobSpec::script(["take"]).stage("test");
+        let jobs = [make.artifact_paths(["*"]), take];
+        gitlab.enqueue_pipeline(PipelineSpec::new(jobs).stages(["build", "test"]))
+    });
+    let jobs = jobs.unwrap();
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let maker = maker(&[memory("a", "one")]);
+        assert!(runner.request_job(|_| async { Ok(maker) }).await.unwrap());
+        runner.drain().await;
+        world.gitlab.with(|gitlab, _| {
+            for nth in 1..=3 {
+                gitlab.plan(Endpoint::ArtifactDownload, nth, Override::Status(503));
+            }
+        });
+        let take = |job| async { Ok(Impatient(job)) };
+        assert!(runner.request_job(take).await.unwrap());
+        runner.drain().await;
+    });
+    assert_eq!(world.report(jobs[1]).status, JobStatus::Success);
+    assert_eq!(world.report(jobs[0]).downloads().count(), 1);
+}
+
+/// Waits for its download for less than the pause after a failure.
+struct Impatient(Job);
+
+#[async_trait]
+impl JobHandler for Impatient {
+    async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+        let dependency = self.0.dependencies().next().unwrap();
+        let download = Box::pin(dependency.download());
+        let patience = self.0.sleep(Duration::from_millis(500));
+        assert!(matches!(
+            futures::future::select(download, patience).await,
+            futures::future::Either::Right(_)
+        ));
+        self.0.sleep(Duration::from_secs(60)).await;
+        Ok(())
+    }
+}
