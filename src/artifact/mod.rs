@@ -1,6 +1,7 @@
 //! Files that go into a job and come out of it.
 
 mod error;
+mod extract;
 mod files;
 mod glob;
 mod name;
@@ -14,6 +15,7 @@ mod writer;
 
 pub use self::{
     error::{ArtifactError, ArtifactErrorKind},
+    extract::{ExtractLimits, Extracted},
     files::{BlockingData, FileKind, FileMetadata, NoFiles, UploadableFile},
     glob::GlobError,
     name::NameError,
