@@ -1,5 +1,12 @@
 //! Files that go into a job and come out of it.
+//!
+//! A handler offers files for upload as [`UploadableFile`]s; [`DirectoryFiles`] are those of a
+//! directory on disk. What an earlier job uploaded is an [`Artifact`]: read it file by file, or
+//! [`extract`](Artifact::extract) it into a directory.
+//!
+//! All that comes from outside is taken to be hostile: names, links, lengths.
 
+mod disk;
 mod error;
 mod extract;
 mod files;
@@ -14,6 +21,7 @@ mod time;
 mod writer;
 
 pub use self::{
+    disk::{DirectoryFiles, DiskFile},
     error::{ArtifactError, ArtifactErrorKind},
     extract::{ExtractLimits, Extracted},
     files::{BlockingData, FileKind, FileMetadata, NoFiles, UploadableFile},
