@@ -38,6 +38,10 @@
 //!
 //! The example `shell_runner` is this with environment, live output and an end in good order.
 //!
+//! What the runner does, and its trouble with GitLab, are events of the `tracing` crate (target
+//! `gitlab_runner`). Install a subscriber to see them: without one, a wrong host looks like a runner
+//! that waits for jobs.
+//!
 //! # What a handler may rely on
 //!
 //! * `step` is called for each step of the job that is to run, in GitLab's order, and `cleanup` once

@@ -32,7 +32,11 @@ fn the_token_is_verified_before_the_first_job_is_asked_for() {
         reply(200).json(&json!({ "id": 1, "token": TOKEN })),
     );
     assert_eq!(world.request().path, "jobs/request");
-    assert!(world.notices.is_empty());
+    assert_eq!(
+        world.notices[0].to_string(),
+        "token verified; asking https://gitlab.example.com/sub for jobs, up to 1 at a time"
+    );
+    assert_eq!(world.notices.len(), 1);
 }
 
 #[test]
