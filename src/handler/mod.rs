@@ -65,7 +65,11 @@ where
 
     /// Called once when all is over, on every path: success, failure, cancel, panic.
     ///
-    /// The job's build directory is removed afterwards.
+    /// Has five minutes ([`MachineConfig::cleanup_limit`]), then it is dropped where it stands and
+    /// the log says so. Afterwards the job's build directory is removed, and then the end of the
+    /// job is reported to GitLab.
+    ///
+    /// [`MachineConfig::cleanup_limit`]: crate::machine::MachineConfig::cleanup_limit
     async fn cleanup(&mut self) {}
 }
 
@@ -97,6 +101,12 @@ where
     }
 
     /// Called once when all is over, on every path: success, failure, cancel, panic.
+    ///
+    /// Has five minutes ([`MachineConfig::cleanup_limit`]), then it is dropped where it stands and
+    /// the log says so. Afterwards the job's build directory is removed, and then the end of the
+    /// job is reported to GitLab.
+    ///
+    /// [`MachineConfig::cleanup_limit`]: crate::machine::MachineConfig::cleanup_limit
     async fn cleanup(&mut self) {}
 }
 
