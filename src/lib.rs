@@ -4,6 +4,13 @@
 //! [`Runner`] does everything between it and GitLab: it asks for jobs, streams and masks the log,
 //! honours cancels and timeouts, reports the result, and repeats itself until GitLab has heard it.
 //!
+//! ```toml
+//! [dependencies]
+//! gitlab-runner = { path = "../gitlab_runner" }
+//! async-trait = "0.1"
+//! tokio = { version = "1", features = ["macros", "process", "rt-multi-thread"] }
+//! ```
+//!
 //! ```no_run
 //! use gitlab_runner::{Failure, JobHandler, JobResult, Phase, Runner, job::Job};
 //! use tokio::process::Command;
@@ -169,6 +176,9 @@ pub use runner::{Runner, RunnerBuilder, RunnerHandle};
 pub use secret::Secret;
 pub use time::{Time, WallTime};
 
+// Users need not depend on a crate for what our signatures name.
+#[cfg(feature = "runner")]
+pub use ::{tokio_util::sync::CancellationToken, url::Url};
 #[cfg(feature = "tracing")]
 #[doc(hidden)]
 pub use ::tracing;

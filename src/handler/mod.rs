@@ -78,6 +78,34 @@ where
 /// As [`JobHandler`], but [`step`](Self::step) is not dropped at once: it is given a token that
 /// fires, and has ten minutes to come to an end by itself (half a minute when the job ran out of
 /// time). When the job has ended at GitLab, or the runner is aborted, it is dropped all the same.
+///
+/// ```
+/// use std::time::Duration;
+/// use gitlab_runner::{
+///     CancellableJobHandler, CancellationToken, JobResult, Phase, job::Job, outputln,
+/// };
+///
+/// struct Flash(Job);
+///
+/// #[async_trait::async_trait]
+/// impl CancellableJobHandler for Flash {
+///     async fn step(
+///         &mut self,
+///         _script: &[String],
+///         _phase: Phase,
+///         cancel_token: &CancellationToken,
+///     ) -> JobResult {
+///         for block in 0..64 {
+///             if cancel_token.is_cancelled() {
+///                 outputln!("stopped behind block {block}");
+///                 break;
+///             }
+///             self.0.sleep(Duration::from_secs(1)).await; // a block must be written as a whole
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait CancellableJobHandler<U = NoFiles>: Send
 where
