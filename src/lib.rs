@@ -130,6 +130,17 @@
 //! ```
 //!
 //! The example `machine_by_hand` runs a whole job like that.
+//!
+// Where a module is not built, its name in the table above leads back to that.
+#![cfg_attr(not(feature = "mock"), doc = "[`mock`]: #the-layers")]
+#![cfg_attr(not(feature = "sim"), doc = "[`sim`]: #the-layers")]
+#![cfg_attr(
+    not(feature = "runner"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the tour names what is not built"
+    )
+)]
 
 pub mod ids;
 pub mod machine;
@@ -164,16 +175,21 @@ mod sync;
 #[cfg(feature = "runner")]
 pub use error::{RunError, RunErrorKind};
 #[cfg(feature = "runner")]
+#[doc(inline)]
 pub use handler::{
     CancellableJobHandler, JobHandler, JobResult, JobRunList, NoFiles, Phase, UploadableFile, job,
 };
 #[cfg(all(feature = "runner", feature = "tracing"))]
 pub use handler::{GitlabFilter, GitlabLayer};
+#[doc(inline)]
 pub use ids::{JobId, RequestId};
+#[doc(inline)]
 pub use protocol::{Failure, FailureReason};
 #[cfg(feature = "runner")]
 pub use runner::{Runner, RunnerBuilder, RunnerHandle};
+#[doc(inline)]
 pub use secret::Secret;
+#[doc(inline)]
 pub use time::{Time, WallTime};
 
 // Users need not depend on a crate for what our signatures name.
