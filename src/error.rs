@@ -22,6 +22,9 @@ pub enum RunErrorKind {
     /// The server's URL cannot be used: not `http` or `https`, or no host. Often the scheme was
     /// forgotten.
     InvalidUrl,
+    /// The runner's token is empty or holds characters that no token has: white space, mostly.
+    /// GitLab was not asked.
+    InvalidToken,
     /// The call was not awaited inside of a runtime that an enabled adapter can use. Await it in
     /// one, or give the runner an adapter.
     NoRuntime,
@@ -57,8 +60,7 @@ impl RunError {
 
     pub(crate) fn build_dir(doing: &str, path: &Path, error: io::Error) -> Self {
         let detail = format!(
-            "could not {doing} {}: the runner needs a build directory that it can write to",
-            path.display()
+            "could not {doing} {path:?}: the runner needs a build directory that it can write to"
         );
         Self::new(RunErrorKind::BuildDir, detail).with_source(error)
     }

@@ -198,7 +198,10 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status { status, message } if message.is_empty() => {
+            // GitLab often says the same in the body.
+            Self::Status { status, message }
+                if message.is_empty() || *message == status.to_string() =>
+            {
                 write!(f, "answered {status}")
             }
             Self::Status { status, message } => write!(f, "answered {status}: {message}"),

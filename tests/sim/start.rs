@@ -90,6 +90,25 @@ fn the_build_directory_must_be_writable() {
 }
 
 #[test]
+fn a_build_directory_without_a_name_is_seen_in_the_error() {
+    let world = World::new(59);
+    let error = start(&world, URL, TOKEN, std::path::Path::new(""));
+    assert_eq!(error.kind(), RunErrorKind::BuildDir);
+    assert!(error.to_string().contains("\"\""), "{error}");
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_sent_nowhere() {
+    let world = World::new(58);
+    for token in ["", " ", "glrt-hidden\n", "glrt hidden", "glrt-hiddén"] {
+        let error = start(&world, URL, token, world.dir.path());
+        assert_eq!(error.kind(), RunErrorKind::InvalidToken, "{token:?}");
+        assert!(!format!("{error} {error:?}").contains("hidd"), "{error:?}");
+    }
+    assert_eq!(world.gitlab.with(|gitlab, _| gitlab.requests().len()), 0);
+}
+
+#[test]
 fn missing_parents_of_the_build_directory_are_made() {
     let world = World::new(63);
     let job = world.enqueue(JobSpec::script(["true"]));
