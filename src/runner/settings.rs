@@ -101,7 +101,7 @@ impl fmt::Debug for Settings {
 fn server_url(url: &Url) -> Result<ServerUrl, RunError> {
     ServerUrl::parse(url.as_str()).map_err(|error| {
         let detail = "the address of GitLab cannot be used";
-        RunError::new(RunErrorKind::InvalidUrl, detail).with_source(error)
+        RunError::new(RunErrorKind::InvalidUrl, detail).with_cause(error)
     })
 }
 
@@ -123,7 +123,7 @@ fn default_adapter() -> Result<Arc<dyn Adapter>, RunError> {
             RunErrorKind::NoRuntime,
             "found no runtime for the runner to run on",
         )
-        .with_source(error)
+        .with_cause(error)
     })
 }
 
