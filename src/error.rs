@@ -6,13 +6,14 @@ use crate::machine::Trouble;
 
 /// Why a call of a [`Runner`](crate::Runner) did not do what it is for.
 ///
-/// Prints what was tried and what can be done about it; [`kind`](Self::kind) is for programs. Holds
-/// no token.
+/// Prints what was tried, what can be done about it and, behind a colon, what led to it.
+/// [`kind`](Self::kind) and [`cause`](Self::cause) are for programs. It has no
+/// [`source`](Error::source): who follows that would print the same once more. Holds no token.
 #[derive(Clone, Debug)]
 pub struct RunError {
     kind: RunErrorKind,
     detail: Arc<str>,
-    source: Option<Arc<dyn Error + Send + Sync>>,
+    cause: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 /// What went wrong, by who can do something about it.
@@ -22,6 +23,9 @@ pub enum RunErrorKind {
     /// The server's URL cannot be used: not `http` or `https`, or no host. Often the scheme was
     /// forgotten.
     InvalidUrl,
+    /// The runner's token is empty or holds characters that no token has: white space, mostly.
+    /// GitLab was not asked.
+    InvalidToken,
     /// The call was not awaited inside of a runtime that an enabled adapter can use. Await it in
     /// one, or give the runner an adapter.
     NoRuntime,
@@ -46,21 +50,20 @@ impl RunError {
         Self {
             kind,
             detail: detail.into(),
-            source: None,
+            cause: None,
         }
     }
 
-    pub(crate) fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
-        self.source = Some(Arc::new(source));
+    pub(crate) fn with_cause(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
+        self.cause = Some(Arc::new(cause));
         self
     }
 
     pub(crate) fn build_dir(doing: &str, path: &Path, error: io::Error) -> Self {
         let detail = format!(
-            "could not {doing} {}: the runner needs a build directory that it can write to",
-            path.display()
+            "could not {doing} {path:?}: the runner needs a build directory that it can write to"
         );
-        Self::new(RunErrorKind::BuildDir, detail).with_source(error)
+        Self::new(RunErrorKind::BuildDir, detail).with_cause(error)
     }
 
     pub(crate) fn token_refused(trouble: &Trouble) -> Self {
@@ -79,10 +82,9 @@ impl RunError {
         let detail = format!("could not ask GitLab for a job ({trouble})");
         match trouble {
             Trouble::Stopped => Self::stopped(),
-            // The source says what the detail would repeat.
+            // The cause says what the detail would repeat.
             Trouble::Transport(error) => {
-                Self::new(RunErrorKind::Network, "could not ask GitLab for a job")
-                    .with_source(error)
+                Self::new(RunErrorKind::Network, "could not ask GitLab for a job").with_cause(error)
             }
             Trouble::Status { .. } | Trouble::Unreadable(_) => {
                 Self::new(RunErrorKind::Server, detail)
@@ -109,23 +111,23 @@ impl RunError {
     pub fn kind(&self) -> RunErrorKind {
         self.kind
     }
+
+    /// The error that led to this one, such as an [`io::Error`] of the build directory.
+    pub fn cause(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause
+            .as_deref()
+            .map(|cause| cause as &(dyn Error + 'static))
+    }
 }
 
-/// The detail and, behind colons, every error below it.
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)?;
-        match &self.source {
-            Some(source) => write!(f, ": {source}"),
+        match &self.cause {
+            Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),
         }
     }
 }
 
-impl Error for RunError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source
-            .as_deref()
-            .map(|source| source as &(dyn Error + 'static))
-    }
-}
+impl Error for RunError {}

@@ -4,6 +4,13 @@
 //! [`Runner`] does everything between it and GitLab: it asks for jobs, streams and masks the log,
 //! honours cancels and timeouts, reports the result, and repeats itself until GitLab has heard it.
 //!
+//! ```toml
+//! [dependencies]
+//! gitlab-runner = { path = "../gitlab_runner" }
+//! async-trait = "0.1"
+//! tokio = { version = "1", features = ["macros", "process", "rt-multi-thread"] }
+//! ```
+//!
 //! ```no_run
 //! use gitlab_runner::{Failure, JobHandler, JobResult, Phase, Runner, job::Job};
 //! use tokio::process::Command;
@@ -37,6 +44,10 @@
 //! ```
 //!
 //! The example `shell_runner` is this with environment, live output and an end in good order.
+//!
+//! What the runner does, and its trouble with GitLab, are events of the `tracing` crate (target
+//! `gitlab_runner`). Install a subscriber to see them: without one, a wrong host looks like a runner
+//! that waits for jobs.
 //!
 //! # What a handler may rely on
 //!
@@ -119,6 +130,17 @@
 //! ```
 //!
 //! The example `machine_by_hand` runs a whole job like that.
+//!
+// Where a module is not built, its name in the table above leads back to that.
+#![cfg_attr(not(feature = "mock"), doc = "[`mock`]: #the-layers")]
+#![cfg_attr(not(feature = "sim"), doc = "[`sim`]: #the-layers")]
+#![cfg_attr(
+    not(feature = "runner"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the tour names what is not built"
+    )
+)]
 
 pub mod ids;
 pub mod machine;
@@ -153,18 +175,26 @@ mod sync;
 #[cfg(feature = "runner")]
 pub use error::{RunError, RunErrorKind};
 #[cfg(feature = "runner")]
+#[doc(inline)]
 pub use handler::{
     CancellableJobHandler, JobHandler, JobResult, JobRunList, NoFiles, Phase, UploadableFile, job,
 };
 #[cfg(all(feature = "runner", feature = "tracing"))]
 pub use handler::{GitlabFilter, GitlabLayer};
+#[doc(inline)]
 pub use ids::{ArtifactId, DownloadId, JobId, RequestId};
+#[doc(inline)]
 pub use protocol::{Failure, FailureReason};
 #[cfg(feature = "runner")]
 pub use runner::{Runner, RunnerBuilder, RunnerHandle};
+#[doc(inline)]
 pub use secret::Secret;
+#[doc(inline)]
 pub use time::{Time, WallTime};
 
+// Users need not depend on a crate for what our signatures name.
+#[cfg(feature = "runner")]
+pub use ::{tokio_util::sync::CancellationToken, url::Url};
 #[cfg(feature = "tracing")]
 #[doc(hidden)]
 pub use ::tracing;

@@ -349,9 +349,10 @@ async fn a_refused_token_ends_it() {
 async fn what_cannot_work_is_said_at_once() {
     let url = "http://127.0.0.1:9";
     let cases: &[(&[&str], i32, &str)] = &[
-        (&["--url", "not a url"], 2, "is not a URL"),
+        (&["--url", "https://h h"], 2, "is not a URL"),
+        (&["--url", "gitlab.example.com"], 2, "write https://"),
         (&["--token", TOKEN], 2, "--url"),
-        (&["--url", url, "--concurrency", "0"], 2, "--concurrency"),
+        (&["--url", url, "--concurrency", "0"], 2, "must be a number"),
         (&["--url", url, "--nonsense"], 2, "unknown argument"),
         (&["--url", url, "--token"], 2, "needs a value"),
         (&["--url", "ftp://127.0.0.1"], 1, "use `https://`"),

@@ -4,17 +4,60 @@
 //! moment at which something happens, so hours take no time. The seed decides which of several
 //! tasks runs next and how long each message travels: the same seed gives the same run.
 //!
+//! A handler, and what stands in its test:
+//!
 //! ```
 //! use std::time::Duration;
-//! use gitlab_runner::sim::Sim;
+//! use gitlab_runner::{
+//!     JobHandler, JobResult, Phase, Runner,
+//!     job::Job,
+//!     mock::{JobSpec, JobStatus, MockGitlab},
+//!     outputln,
+//!     sim::Sim,
+//! };
 //!
+//! struct Lab(Job);
+//!
+//! #[async_trait::async_trait]
+//! impl JobHandler for Lab {
+//!     async fn step(&mut self, _script: &[String], _phase: Phase) -> JobResult {
+//!         self.0.sleep(Duration::from_secs(1800)).await; // the board boots
+//!         outputln!("booted");
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let sim = Sim::new(7);
-//! let slept = sim.block_on(async {
-//!     sim.sleep(Duration::from_secs(3600)).await;
-//!     sim.now()
+//! let mut gitlab = MockGitlab::new(7);
+//! gitlab.add_runner("glrt-lab");
+//! let job = gitlab.enqueue(JobSpec::script(["boot"]));
+//! let gitlab = sim.serve("gitlab.lab", gitlab);
+//!
+//! let url = "https://gitlab.lab".parse()?;
+//! let builds = std::env::temp_dir().join("lab-builds");
+//! let mut runner = Runner::with_adapter(url, "glrt-lab".into(), builds, sim.adapter());
+//! let there_was_one = sim.block_on(async {
+//!     let there_was_one = runner.request_job(|job| async { Ok(Lab(job)) }).await;
+//!     runner.drain().await;
+//!     there_was_one
+//! })?;
+//! assert!(there_was_one);
+//!
+//! gitlab.with(|gitlab, _now| {
+//!     let report = gitlab.report(job).expect("the job is known");
+//!     assert_eq!(report.status, JobStatus::Success);
+//!     assert_eq!(report.log_text(), "booted\n");
 //! });
-//! assert_eq!(slept.since_origin(), Duration::from_secs(3600));
+//! # Ok(())
+//! # }
 //! ```
+//!
+//! A handler under test must not use a runtime's own timers, sockets or processes: use
+//! [`Job::sleep`](crate::job::Job::sleep), [`Job::spawn`](crate::job::Job::spawn), and
+//! [`Job::unblock`](crate::job::Job::unblock) with `std::process`. Use a plain `#[test]`, not
+//! `#[tokio::test]`. What needs tokio is tested over
+//! [`Loopback`](crate::mock::http::Loopback).
 
 mod executor;
 

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
 use gitlab_runner::Secret;
-use url::Url;
+use url::{ParseError, Url};
 
 pub(crate) const TOKEN_VARIABLE: &str = "GITLAB_RUNNER_TOKEN";
 
@@ -89,7 +89,12 @@ pub(crate) fn parse(
         };
     };
     let url = text(url, "--url")?;
-    let url = Url::parse(&url).map_err(|error| format!("--url {url:?} is not a URL: {error}"))?;
+    let url = Url::parse(&url).map_err(|error| match error {
+        ParseError::RelativeUrlWithoutBase => {
+            format!("--url {url:?} is not a URL: write https:// in front")
+        }
+        error => format!("--url {url:?} is not a URL: {error}"),
+    })?;
     let token = token
         .or(token_variable)
         .ok_or_else(|| format!("--url needs a token: set {TOKEN_VARIABLE}, or use --token"))?;
@@ -101,7 +106,7 @@ pub(crate) fn parse(
         None => 4,
         Some(number) => text(number, "--concurrency")?
             .parse::<NonZeroUsize>()
-            .map_err(|error| format!("--concurrency: {error}"))?
+            .map_err(|_| "--concurrency must be a number, 1 or more".to_owned())?
             .get(),
     };
     Ok(Mode::Serve(Serve {

@@ -37,14 +37,37 @@ pub use crate::{
 ///
 /// [`Job::fail`] says why it failed: `return self.job.fail(Failure::exit_code(3))`. Without it, a
 /// failed step is reported as `script_failure` with exit code 1.
+///
+/// An error has to become a line in the log before `?` can take it:
+///
+/// ```
+/// # use gitlab_runner::{JobResult, outputln};
+/// # fn step() -> JobResult {
+/// std::fs::create_dir_all("out").map_err(|error| outputln!("out cannot be made: {error}"))?;
+/// # Ok(())
+/// # }
+/// ```
 pub type JobResult = Result<(), ()>;
 
-/// Runs one job.
+/// Runs one job. Implement it with `#[async_trait::async_trait]`; without that the compiler speaks of
+/// lifetimes (E0195).
+///
+/// ```
+/// use gitlab_runner::{JobHandler, JobResult, Phase, job::Job};
+///
+/// struct Echo(Job);
+///
+/// #[async_trait::async_trait]
+/// impl JobHandler for Echo {
+///     async fn step(&mut self, script: &[String], _phase: Phase) -> JobResult {
+///         self.0.trace(script.join("\n") + "\n");
+///         Ok(())
+///     }
+/// }
+/// ```
 ///
 /// The closure given to [`Runner::run`](crate::Runner::run) makes one for each job. A handler whose
 /// step should be told of a cancel, instead of being dropped, implements [`CancellableJobHandler`].
-///
-/// Implement it with `#[async_trait::async_trait]`.
 #[async_trait]
 pub trait JobHandler<U = NoFiles>: Send
 where
@@ -67,15 +90,47 @@ where
 
     /// Called once when all is over, on every path: success, failure, cancel, panic.
     ///
-    /// The job's build directory is removed afterwards.
+    /// Has five minutes ([`MachineConfig::cleanup_limit`]), then it is dropped where it stands and
+    /// the log says so. Afterwards the job's build directory is removed, and then the end of the
+    /// job is reported to GitLab.
+    ///
+    /// [`MachineConfig::cleanup_limit`]: crate::machine::MachineConfig::cleanup_limit
     async fn cleanup(&mut self) {}
 }
 
-/// Runs one job and is told when it is cancelled.
+/// Runs one job and is told when it is cancelled. Implement it with `#[async_trait::async_trait]`.
 ///
 /// As [`JobHandler`], but [`step`](Self::step) is not dropped at once: it is given a token that
 /// fires, and has ten minutes to come to an end by itself (half a minute when the job ran out of
 /// time). When the job has ended at GitLab, or the runner is aborted, it is dropped all the same.
+///
+/// ```
+/// use std::time::Duration;
+/// use gitlab_runner::{
+///     CancellableJobHandler, CancellationToken, JobResult, Phase, job::Job, outputln,
+/// };
+///
+/// struct Flash(Job);
+///
+/// #[async_trait::async_trait]
+/// impl CancellableJobHandler for Flash {
+///     async fn step(
+///         &mut self,
+///         _script: &[String],
+///         _phase: Phase,
+///         cancel_token: &CancellationToken,
+///     ) -> JobResult {
+///         for block in 0..64 {
+///             if cancel_token.is_cancelled() {
+///                 outputln!("stopped behind block {block}");
+///                 break;
+///             }
+///             self.0.sleep(Duration::from_secs(1)).await; // a block must be written as a whole
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait CancellableJobHandler<U = NoFiles>: Send
 where
@@ -99,6 +154,12 @@ where
     }
 
     /// Called once when all is over, on every path: success, failure, cancel, panic.
+    ///
+    /// Has five minutes ([`MachineConfig::cleanup_limit`]), then it is dropped where it stands and
+    /// the log says so. Afterwards the job's build directory is removed, and then the end of the
+    /// job is reported to GitLab.
+    ///
+    /// [`MachineConfig::cleanup_limit`]: crate::machine::MachineConfig::cleanup_limit
     async fn cleanup(&mut self) {}
 }
 

@@ -127,6 +127,7 @@ pub fn stray_line_ends() {
     let lost = LOST.fetch_add(1, Ordering::Relaxed) + 1;
     if lost.is_power_of_two() {
         tracing::warn!(
+            target: "gitlab_runner",
             lost,
             "outputln! was called where no job is known, and no GitlabLayer took the line; use \
              Job::in_scope, Job::spawn or Job::trace"

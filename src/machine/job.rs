@@ -328,6 +328,10 @@ impl JobMachine {
                 let start = JobOutput::Start(Arc::clone(payload));
                 self.state = State::Starting { force_at: None };
                 self.started = true;
+                core.notice(Notice::JobStarted {
+                    job: self.id,
+                    name: payload.job_info.name.clone(),
+                });
                 self.polled(core, PollOutcome::Started(self.id));
                 core.job(self.id, start);
             }

@@ -260,7 +260,10 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status { status, message } if message.is_empty() => {
+            // GitLab often says the same in the body.
+            Self::Status { status, message }
+                if message.is_empty() || *message == status.to_string() =>
+            {
                 write!(f, "answered {status}")
             }
             Self::Status { status, message } => write!(f, "answered {status}: {message}"),
@@ -288,6 +291,14 @@ pub enum StopReason {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
+    /// GitLab knows the runner token; jobs are asked for from now on.
+    Verified {
+        /// The URL of who is asked.
+        server: String,
+        /// How many jobs may run at the same time; zero if there is only a
+        /// [`PollOnce`](crate::machine::Input::PollOnce).
+        capacity: usize,
+    },
     /// The token could not be verified at start-up for another reason than a refusal; polling
     /// starts all the same.
     VerifyFailed(Trouble),
@@ -325,6 +336,13 @@ pub enum Notice {
         job: JobId,
         /// What GitLab said.
         why: String,
+    },
+    /// The job is about to be given to its handler.
+    JobStarted {
+        /// Which job.
+        job: JobId,
+        /// Its name in `.gitlab-ci.yml`, as GitLab sent it.
+        name: String,
     },
     /// A user cancelled the job and it may come to an end by itself.
     JobCanceling(JobId),
@@ -417,6 +435,14 @@ impl fmt::Display for Doing {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Verified {
+                server,
+                capacity: 0,
+            } => write!(f, "token verified; asking {server} for a job"),
+            Self::Verified { server, capacity } => write!(
+                f,
+                "token verified; asking {server} for jobs, up to {capacity} at a time"
+            ),
             Self::VerifyFailed(trouble) => {
                 write!(
                     f,
@@ -452,6 +478,10 @@ impl fmt::Display for Notice {
                 write!(f, "job {job} is not for this runner any more: {why}")
             }
             Self::JobAborted { job, why } => write!(f, "job {job} was ended by GitLab: {why}"),
+            // Whoever may push code chooses the name: no line ends from there.
+            Self::JobStarted { job, name } => {
+                write!(f, "job {job} ({}) started", name.escape_debug())
+            }
             Self::JobCanceling(job) => write!(f, "job {job} was cancelled"),
             Self::JobTimedOut { job, limit } => {
                 write!(f, "job {job} took longer than {} seconds", limit.as_secs())

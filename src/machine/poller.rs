@@ -244,7 +244,11 @@ impl Poller {
     fn on_verified(&mut self, core: &mut Core, answer: Result<Response<Bytes>, TransportError>) {
         self.token = TokenCheck::Done;
         match verify_trouble(core, answer) {
-            None => {}
+            None => {
+                let server = core.config.server.to_string();
+                let capacity = self.capacity;
+                core.notice(Notice::Verified { server, capacity });
+            }
             Some(trouble) if trouble.is_refusal() => {
                 // The next `SetCapacity` or `PollOnce` asks again.
                 self.token = TokenCheck::Due;

@@ -53,7 +53,8 @@ use crate::Time;
 /// [limit](Server::body_limit) of its own. A longer one is answered 413.
 pub const MAX_REQUEST_BODY: usize = 64 * 1024 * 1024;
 
-/// A [`Server`] at work on `127.0.0.1`. Dropping it closes every connection and ends its thread.
+/// A [`Server`] at work on `127.0.0.1`. Dropping it closes every connection and ends its thread; an
+/// `Arc` shares it.
 ///
 /// The server is called with a lock held: it must not reach for its own `Loopback`.
 /// A reply that claims a `Content-Length` beyond its body is cut: the body is sent, then the
@@ -130,7 +131,9 @@ impl<S: Server> Loopback<S> {
 
     /// Blocks until `look` finds what it looks for, and gives it; `None` after `timeout`.
     ///
-    /// `look` is called at once and again after every request and every other change.
+    /// `look` is called at once and again after every request and every other change. In async code
+    /// poll [`with`](Self::with), or call this from `spawn_blocking`: a runtime of one thread, such
+    /// as that of `#[tokio::test]`, would stand still meanwhile, and its runner with it.
     pub fn wait_until<T>(
         &self,
         timeout: Duration,

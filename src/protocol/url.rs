@@ -9,9 +9,9 @@ use http::{
 
 /// The base URL of a GitLab instance, checked and tidied.
 ///
-/// Trailing slashes and one trailing `/ci` are removed, as GitLab's own runner does; query and
-/// fragment are dropped, scheme and host are in lower case. An instance below a path keeps it:
-/// `https://h/gitlab/ci///` is `https://h/gitlab`.
+/// Trailing slashes and one trailing `/ci` are removed, as GitLab's own runner does, and so is a
+/// trailing `/api/v4`; query and fragment are dropped, scheme and host are in lower case. An
+/// instance below a path keeps it: `https://h/gitlab/ci///` is `https://h/gitlab`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
     base: String,
@@ -165,10 +165,11 @@ fn check_authority(text: &str) -> Result<Authority, ServerUrlError> {
 
 fn tidy_path(path: &str) -> &str {
     let path = path.split(['?', '#']).next().unwrap_or_default();
-    let path = path.trim_end_matches('/');
-    path.strip_suffix("/ci")
-        .unwrap_or(path)
-        .trim_end_matches('/')
+    ["/api/v4", "/ci"]
+        .iter()
+        .fold(path.trim_end_matches('/'), |path, end| {
+            path.strip_suffix(end).unwrap_or(path).trim_end_matches('/')
+        })
 }
 
 #[cfg(test)]
@@ -193,6 +194,11 @@ mod tests {
             ("https://h/ci/ci", "https://h/ci"),
             ("https://h/cici", "https://h/cici"),
             ("https://h/CI", "https://h/CI"),
+            ("https://h/api/v4", "https://h"),
+            ("https://h/gitlab/api/v4/", "https://h/gitlab"),
+            ("https://h/ci/api/v4", "https://h"),
+            ("https://h/xapi/v4", "https://h/xapi/v4"),
+            ("https://h/api/v3", "https://h/api/v3"),
             (
                 "HTTPS://GitLab.Example.COM/Path",
                 "https://gitlab.example.com/Path",

@@ -151,6 +151,8 @@ impl RunnerBuilder {
     }
 
     /// The runner. Nothing is checked yet; see [`Runner`].
+    ///
+    /// Waits for nothing: it is async for programs written for collabora's crate, which await it.
     #[expect(
         clippy::unused_async,
         reason = "programs written for collabora's crate await it"

@@ -294,7 +294,8 @@ impl Drop for Answer {
     fn drop(&mut self) {
         // After an abort this comes too, and nobody waits for it.
         if !self.given {
-            let detail = "the task of the request ended before its time";
+            let detail = "the task of the request ended before its time (does the runtime have its \
+                          drivers? that of tokio needs `enable_all`)";
             self.tell(Err(TransportError::new(
                 TransportErrorKind::Broken,
                 true,

@@ -9,12 +9,18 @@ pub(super) use self::traced::{jobs_lost, report, trouble_with_job, trouble_with_
 mod traced {
     use crate::{ids::JobId, machine::Notice};
 
+    /// For filters: where in the crate an event is made is nobody's business.
+    const TARGET: &str = "gitlab_runner";
+
     /// One event for each change of state; `job` is its number, where it is about one.
     pub(in crate::runner) fn report(notice: &Notice) {
         match notice {
-            Notice::JobCanceling(job) => tracing::info!(job = job.0, "{notice}"),
+            Notice::Verified { .. } => tracing::info!(target: TARGET, "{notice}"),
+            Notice::JobStarted { job, .. } | Notice::JobCanceling(job) => {
+                tracing::info!(target: TARGET, job = job.0, "{notice}");
+            }
             Notice::JobReported { job, success } => {
-                tracing::info!(job = job.0, success = *success, "{notice}");
+                tracing::info!(target: TARGET, job = job.0, success = *success, "{notice}");
             }
             Notice::JobRepeated(job)
             | Notice::JobUnusable { job, .. }
@@ -22,17 +28,21 @@ mod traced {
             | Notice::JobAborted { job, .. }
             | Notice::JobTimedOut { job, .. }
             | Notice::JobTrouble { job, .. }
-            | Notice::TraceRejected { job, .. } => tracing::warn!(job = job.0, "{notice}"),
+            | Notice::TraceRejected { job, .. } => {
+                tracing::warn!(target: TARGET, job = job.0, "{notice}");
+            }
             Notice::ArtifactUploaded { artifact, .. } => {
-                tracing::info!(job = artifact.job.0, "{notice}");
+                tracing::info!(target: TARGET, job = artifact.job.0, "{notice}");
             }
             Notice::ArtifactFailed { artifact, .. } => {
-                tracing::warn!(job = artifact.job.0, "{notice}");
+                tracing::warn!(target: TARGET, job = artifact.job.0, "{notice}");
             }
-            Notice::JobReportFailed { job, .. } => tracing::error!(job = job.0, "{notice}"),
-            Notice::JobLost(_) => tracing::error!("{notice}"),
+            Notice::JobReportFailed { job, .. } => {
+                tracing::error!(target: TARGET, job = job.0, "{notice}");
+            }
+            Notice::JobLost(_) => tracing::error!(target: TARGET, "{notice}"),
             Notice::VerifyFailed(_) | Notice::PollFailed { .. } | Notice::MaybeOrphanedJob(_) => {
-                tracing::warn!("{notice}");
+                tracing::warn!(target: TARGET, "{notice}");
             }
         }
     }
@@ -40,6 +50,7 @@ mod traced {
     /// The runtime of the jobs is gone.
     pub(in crate::runner) fn jobs_lost(jobs: usize) {
         tracing::error!(
+            target: TARGET,
             jobs,
             "{jobs} jobs were lost with the runtime that they ran on"
         );
@@ -47,12 +58,12 @@ mod traced {
 
     /// Something about one job that GitLab is not to blame for.
     pub(in crate::runner) fn trouble_with_job(job: JobId, what: &str) {
-        tracing::warn!(job = job.0, "job {job}: {what}");
+        tracing::warn!(target: TARGET, job = job.0, "job {job}: {what}");
     }
 
     /// Something about the runner as a whole.
     pub(in crate::runner) fn trouble_with_runner(what: &str) {
-        tracing::warn!("{what}");
+        tracing::warn!(target: TARGET, "{what}");
     }
 }
 

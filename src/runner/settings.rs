@@ -49,6 +49,7 @@ impl Settings {
         context: &Context,
     ) -> Result<(Arc<dyn Adapter>, MachineConfig, PathBuf), RunError> {
         let server = server_url(&self.server)?;
+        check_token(&self.token)?;
         let adapter = match &self.adapter {
             Some(adapter) => Arc::clone(adapter),
             None => default_adapter()?,
@@ -100,8 +101,19 @@ impl fmt::Debug for Settings {
 fn server_url(url: &Url) -> Result<ServerUrl, RunError> {
     ServerUrl::parse(url.as_str()).map_err(|error| {
         let detail = "the address of GitLab cannot be used";
-        RunError::new(RunErrorKind::InvalidUrl, detail).with_source(error)
+        RunError::new(RunErrorKind::InvalidUrl, detail).with_cause(error)
     })
+}
+
+/// What cannot stand in a header would be left out there, and GitLab would say that it is missing.
+fn check_token(token: &Secret) -> Result<(), RunError> {
+    let token = token.expose();
+    if !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let detail = "the runner token is empty, or holds white space or other characters that no token \
+                  has: was it read from a file with its line end?";
+    Err(RunError::new(RunErrorKind::InvalidToken, detail))
 }
 
 #[cfg(feature = "tokio")]
@@ -111,7 +123,7 @@ fn default_adapter() -> Result<Arc<dyn Adapter>, RunError> {
             RunErrorKind::NoRuntime,
             "found no runtime for the runner to run on",
         )
-        .with_source(error)
+        .with_cause(error)
     })
 }
 

@@ -242,8 +242,16 @@ impl Task {
                     packed.set(None);
                     let cleanup = async { handler.cleanup().await };
                     let ended = supervise(&scope, &forced, cleanup).await;
-                    if let Ended::Panicked(panic) = ended {
-                        system_failure(&log, &panic_text("the clean-up of the job", panic));
+                    match ended {
+                        Ended::Done(()) => {}
+                        Ended::Panicked(panic) => {
+                            system_failure(&log, &panic_text("the clean-up of the job", panic));
+                        }
+                        Ended::Dropped => {
+                            let text = "the clean-up took too long and was stopped";
+                            log.coloured(Colour::Warning, text);
+                            notice::trouble_with_job(duty.job, text);
+                        }
                     }
                     drop_handler(&scope, &log, handler);
                     remove_dir(&*adapter, &dir, &duty).await;

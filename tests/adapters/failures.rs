@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use gitlab_runner::{
+    JobHandler, JobResult, Phase, Runner,
     adapter::{
         Adapter, Body, TokioHyper, TransportError,
         TransportErrorKind::{self, *},
@@ -18,6 +19,28 @@ use gitlab_runner::{
 };
 
 use crate::support::*;
+
+#[test]
+fn a_runtime_without_drivers_is_named_as_the_cause() {
+    struct Never;
+
+    #[async_trait::async_trait]
+    impl JobHandler for Never {
+        async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+            Ok(())
+        }
+    }
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let url = "http://127.0.0.1:9".parse().unwrap();
+    let mut runner = Runner::new(url, "glrt-any".to_owned(), dir.path().to_owned());
+    let error = runtime.block_on(runner.request_job(|_| async { Err::<Never, ()>(()) }));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("enable_all"), "{error}");
+}
 
 #[tokio::test]
 async fn nobody_listens() {

@@ -32,7 +32,11 @@ fn the_token_is_verified_before_the_first_job_is_asked_for() {
         reply(200).json(&json!({ "id": 1, "token": TOKEN })),
     );
     assert_eq!(world.request().path, "jobs/request");
-    assert!(world.notices.is_empty());
+    assert_eq!(
+        world.notices[0].to_string(),
+        "token verified; asking https://gitlab.example.com/sub for jobs, up to 1 at a time"
+    );
+    assert_eq!(world.notices.len(), 1);
 }
 
 #[test]
@@ -48,11 +52,11 @@ fn verify_403_ends_the_run_with_a_reason() {
     let mut world = world();
     let verify = world.request();
     world.reply(&verify, reply(403).body(r#"{"message":"403 Forbidden"}"#));
-    assert!(
-        matches!(&world.stopped, Some(StopReason::TokenRefused(_))),
-        "{:?}",
-        world.stopped
-    );
+    let Some(StopReason::TokenRefused(trouble)) = &world.stopped else {
+        panic!("{:?}", world.stopped);
+    };
+    // Once is enough.
+    assert_eq!(trouble.to_string(), "answered 403 Forbidden");
     world.pass(Duration::from_secs(7200));
     // Another run asks once more.
     world.input(Input::SetCapacity(2));

@@ -183,6 +183,10 @@ fn a_clean_up_that_hangs_is_dropped() {
     let world = World::new(35);
     let report = world.run_process(spec(), |job| async { Ok(Hangs(job)) });
     assert_eq!(report.status, JobStatus::Success);
+    assert_eq!(
+        report.log_text(),
+        "halfhalf\n\u{1b}[0;33mWARNING: the clean-up took too long and was stopped\u{1b}[0;m\n"
+    );
     assert!(
         world.sim.now() < Time::from_secs(400),
         "{}",

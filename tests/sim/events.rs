@@ -15,7 +15,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::world::World;
+use crate::world::{URL, World};
 
 /// Remembers what it saw, as text.
 #[derive(Clone, Default)]
@@ -59,7 +59,9 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Witness {
             .collect();
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let text = format!("{} {spans:?}{}", event.metadata().level(), fields.0);
+        let metadata = event.metadata();
+        let (level, target) = (metadata.level(), metadata.target());
+        let text = format!("{level} {target} {spans:?}{}", fields.0);
         self.0.lock().unwrap().push(text);
     }
 }
@@ -75,12 +77,15 @@ fn a_scoped_subscriber_sees_the_job() {
     let report = tracing::subscriber::with_default(subscriber, || {
         let _outer = tracing::info_span!("outer").entered();
         outputln!("outside of {}", "any job");
-        world.run_job(JobSpec::script(["true"]), |job, _| async move {
-            tracing::info!("in the step");
-            outputln!("in the log");
-            job.spawn(async { tracing::info!("in a task") });
-            Ok(())
-        })
+        world.run_job(
+            JobSpec::script(["true"]).name("line\nend"),
+            |job, _| async move {
+                tracing::info!("in the step");
+                outputln!("in the log");
+                job.spawn(async { tracing::info!("in a task") });
+                Ok(())
+            },
+        )
     });
     assert_eq!(report.log_text(), "in the log\n");
     for wanted in [
@@ -89,9 +94,14 @@ fn a_scoped_subscriber_sees_the_job() {
             Level::ERROR,
             report.id
         ),
-        "INFO [\"job\", \"outer\"] message=in the step".to_owned(),
-        "INFO [\"job\", \"outer\"] message=in a task".to_owned(),
-        "TRACE [\"outer\"] message=outside of any job gitlab.output=true".to_owned(),
+        "INFO sim::events [\"job\", \"outer\"] message=in the step".to_owned(),
+        "INFO sim::events [\"job\", \"outer\"] message=in a task".to_owned(),
+        "TRACE sim::events [\"outer\"] message=outside of any job gitlab.output=true".to_owned(),
+        format!("INFO gitlab_runner [\"outer\"] message=token verified; asking {URL} for a job"),
+        format!(
+            "INFO gitlab_runner [\"outer\"] message=job {} (line\\nend) started",
+            report.id
+        ),
         format!("message=job {} succeeded", report.id),
     ] {
         assert!(

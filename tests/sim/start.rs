@@ -28,6 +28,13 @@ fn start(world: &World, url: &str, token: &str, dir: &std::path::Path) -> RunErr
     run
 }
 
+/// All is said, and nothing is left to print for who follows the sources.
+fn assert_whole(error: &RunError) {
+    let cause = error.cause().unwrap().to_string();
+    assert!(error.to_string().ends_with(&cause), "{error}");
+    assert!(std::error::Error::source(error).is_none());
+}
+
 #[test]
 fn a_url_must_name_a_web_server() {
     let world = World::new(60);
@@ -39,7 +46,7 @@ fn a_url_must_name_a_web_server() {
         let error = start(&world, url, TOKEN, world.dir.path());
         assert_eq!(error.kind(), RunErrorKind::InvalidUrl, "{url}");
         assert!(error.to_string().contains("https://"), "{error}");
-        assert!(std::error::Error::source(&error).is_some());
+        assert_whole(&error);
     }
 }
 
@@ -84,7 +91,26 @@ fn the_build_directory_must_be_writable() {
             error.to_string().contains(&*dir.to_string_lossy()),
             "{error}"
         );
-        assert!(std::error::Error::source(&error).is_some());
+        assert_whole(&error);
+    }
+    assert_eq!(world.gitlab.with(|gitlab, _| gitlab.requests().len()), 0);
+}
+
+#[test]
+fn a_build_directory_without_a_name_is_seen_in_the_error() {
+    let world = World::new(59);
+    let error = start(&world, URL, TOKEN, std::path::Path::new(""));
+    assert_eq!(error.kind(), RunErrorKind::BuildDir);
+    assert!(error.to_string().contains("\"\""), "{error}");
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_sent_nowhere() {
+    let world = World::new(58);
+    for token in ["", " ", "glrt-hidden\n", "glrt hidden", "glrt-hiddén"] {
+        let error = start(&world, URL, token, world.dir.path());
+        assert_eq!(error.kind(), RunErrorKind::InvalidToken, "{token:?}");
+        assert!(!format!("{error} {error:?}").contains("hidd"), "{error:?}");
     }
     assert_eq!(world.gitlab.with(|gitlab, _| gitlab.requests().len()), 0);
 }
