@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/error.rs", &["machine"]),
     ("src/adapter", &["sync", "time", "transport"]),
     ("adapters/hyper_common.rs", &["adapter"]),
+    ("adapters/tokio_clock.rs", &["adapter"]),
     ("adapters/tokio_hyper.rs", &["adapter", "time"]),
     ("adapters/sim", &["adapter", "mock", "time"]),
     (

@@ -45,6 +45,9 @@ pub(super) struct Exchange {
     backoff: Backoff,
     /// No request before this.
     hold_until: Time,
+    /// When the latest request was sent.
+    sent: Time,
+    /// When the latest request was sent that GitLab then answered: that late it knew of us.
     last_contact: Time,
     /// 404s in a row, and when the first one came.
     missing: (u32, Time),
@@ -145,6 +148,7 @@ impl Exchange {
                 false => Backoff::default(),
             },
             hold_until: Time::ZERO,
+            sent: core.now,
             last_contact: core.now,
             missing: (0, Time::ZERO),
             ask: false,
@@ -290,12 +294,14 @@ impl Exchange {
             _ => running(Some(whole)),
         };
         let request = core.send_update(&self.calls, body);
+        self.sent = core.now;
         self.in_flight = Some((request, call));
     }
 
     fn patch(&mut self, core: &mut Core) {
         let (range, body) = self.wire.next_patch(self.calls.job);
         let request = core.send_patch(&self.calls, range.start, body);
+        self.sent = core.now;
         self.in_flight = Some((request, Call::Patch(range)));
     }
 
@@ -350,7 +356,7 @@ impl Exchange {
     fn on_put(&mut self, core: &mut Core, call: &Call, response: &Response<Bytes>) -> News {
         let status = response.status();
         if status.is_success() {
-            self.contact(core);
+            self.contact();
             self.ask = false;
             if matches!(call, Call::Commit) {
                 self.stage = Stage::Running;
@@ -382,12 +388,12 @@ impl Exchange {
         let call = Call::Patch(range.clone());
         match response.status() {
             StatusCode::OK | StatusCode::ACCEPTED => {
-                self.contact(core);
+                self.contact();
                 self.wire.on_accepted(core.now, range.end);
                 News::Nothing
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                self.last_contact = core.now;
+                self.last_contact = self.sent;
                 match self
                     .wire
                     .on_range(core.now, response.headers(), range.start)
@@ -512,8 +518,8 @@ impl Exchange {
     }
 
     /// GitLab heard us, and all is well.
-    fn contact(&mut self, core: &Core) {
-        self.last_contact = core.now;
+    fn contact(&mut self) {
+        self.last_contact = self.sent;
         self.backoff.reset();
         self.hold_until = Time::ZERO;
     }
