@@ -430,7 +430,7 @@ fn no_update_interval_stops_the_log() {
 #[test]
 fn no_surprise_in_a_payload_costs_the_job() {
     type Surprise = fn(&mut serde_json::Value);
-    let surprises: [(&str, Surprise); 11] = [
+    let surprises: [(&str, Surprise); 13] = [
         ("D4", |it| {
             let release = json!({ "name": "release", "script": ["true"], "timeout": 3600,
                 "when": "on_success", "allow_failure": false });
@@ -438,6 +438,14 @@ fn no_surprise_in_a_payload_costs_the_job() {
         }),
         ("D5", |it| {
             it["artifacts"] = json!([{ "untracked": true, "paths": null,
+                "artifact_type": "archive", "artifact_format": "zip" }]);
+        }),
+        ("D6", |it| {
+            it["artifacts"] = json!([{ "paths": ["no-such-file"], "artifact_type": "archive",
+                "artifact_format": "parquet" }]);
+        }),
+        ("D7", |it| {
+            it["artifacts"] = json!([{ "paths": ["no-such-file"], "when": "at_night",
                 "artifact_type": "archive", "artifact_format": "zip" }]);
         }),
         ("D8", |it| {
