@@ -29,13 +29,15 @@ use crate::{
         Adapter, AdapterError, AdapterErrorKind, Body, IDLE_CONNECTION, TransportError,
         TransportErrorKind,
         hyper_common::{BodyError, Outgoing, find, name, prepare, reply_body},
+        tokio_clock,
     },
 };
 
 /// The adapter for programs on tokio. Clones share connections.
 ///
 /// The runtime needs its I/O and time drivers (`enable_all` on tokio's builder; on by default in
-/// `#[tokio::main]`). Time is tokio's, so a paused clock moves it too.
+/// `#[tokio::main]`). Time is tokio's, so a paused clock moves it too; while a request is on its
+/// way, such a clock stands still for up to five seconds of real time, lest it time out at once.
 #[derive(Clone)]
 pub struct TokioHyper {
     inner: Arc<Inner>,
@@ -195,11 +197,13 @@ impl Adapter for TokioHyper {
         Box::pin(async move {
             let name: Arc<str> = name(&request).into();
             let (request, secure) = prepare(request, &name)?;
-            if secure {
+            let hold = tokio_clock::hold(&inner.handle);
+            let response = if secure {
                 exchange(inner.https(&name).await?, request, name).await
             } else {
                 exchange(&inner.http, request, name).await
-            }
+            }?;
+            Ok(response.map(|body| tokio_clock::hold_for(body, hold)))
         })
     }
 }

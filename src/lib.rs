@@ -212,3 +212,8 @@ pub mod __private {
 #[cfg(all(doctest, feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Those of the guide.
+#[cfg(all(doctest, feature = "tokio", feature = "tracing", feature = "sim"))]
+#[doc = include_str!("../docs/coming-from-collabora.md")]
+struct ComingFromCollabora;

@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["adapter", "protocol", "spool", "sync", "time"],
     ),
     ("adapters/hyper_common.rs", &["adapter"]),
+    ("adapters/tokio_clock.rs", &["adapter"]),
     ("adapters/tokio_hyper.rs", &["adapter", "time"]),
     ("adapters/sim", &["adapter", "mock", "time"]),
     (
@@ -83,6 +84,42 @@ fn the_layers_have_no_circle() {
         }
         above.insert(Path::new(part).file_stem().unwrap().to_str().unwrap());
     }
+}
+
+/// Each row of the table either names tests that there are, or says that it waits for artifacts.
+#[test]
+fn the_table_of_failures_names_tests_that_exist() {
+    let table = fs::read_to_string("docs/compatibility.md").unwrap();
+    let mut rows = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, _, here, tests] = cells[..] else {
+            panic!("not four cells: {row}");
+        };
+        if name == "row" {
+            continue;
+        }
+        rows += 1;
+        let waits = here == "*comes with artifacts*";
+        assert_eq!(tests.is_empty(), waits, "{name} names no test");
+        for test in tests.split(", ").filter(|test| !test.is_empty()) {
+            let (file, function) = test.trim_matches('`').split_once("::").unwrap();
+            let path = match file.starts_with("src/") {
+                true => format!("{file}.rs"),
+                false => format!("tests/{file}.rs"),
+            };
+            let source = fs::read_to_string(&path).unwrap_or_else(|_| panic!("{name}: no {path}"));
+            let head = format!("fn {function}(");
+            let before = source.split_once(&head).map(|(before, _)| before);
+            let before = before.unwrap_or_else(|| panic!("{name}: no {test}"));
+            let attribute = before.trim_end_matches("async ").trim_end().lines().last();
+            assert!(
+                attribute.is_some_and(|line| line.contains("test]") || line.contains("::test(")),
+                "{name}: {test} is no test"
+            );
+        }
+    }
+    assert!(rows > 50, "{rows}");
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -20,6 +20,9 @@ use crate::{Time, sync::lock};
 #[path = "../../adapters/hyper_common.rs"]
 mod hyper_common;
 #[cfg(feature = "tokio")]
+#[path = "../../adapters/tokio_clock.rs"]
+mod tokio_clock;
+#[cfg(feature = "tokio")]
 #[path = "../../adapters/tokio_hyper.rs"]
 mod tokio_hyper;
 

@@ -180,8 +180,12 @@ pub(crate) async fn pack<U>(
 where
     U: UploadableFile + Send + 'static,
 {
-    let format = Format::of(order.format.as_ref()).map_err(PackError::Format)?;
+    let known = Format::of(order.format.as_ref());
+    let format = known.clone().unwrap_or(Format::Zip);
     let mut files = select(files, selection, format, warn).await;
+    if !files.is_empty() {
+        known.map_err(PackError::Format)?;
+    }
     if let (Format::Raw, Some([first, second])) = (format, files.make_contiguous().get(..2)) {
         let name = |file: &Selected<U>| file.entry.name.clone();
         return Err(PackError::SeveralFiles {

@@ -42,11 +42,12 @@ pub(super) struct Exchange {
     wire: TraceWire,
     stage: Stage,
     in_flight: Option<(RequestId, Call)>,
-    /// When the last request was sent.
-    sent: Time,
     backoff: Backoff,
     /// No request before this.
     hold_until: Time,
+    /// When the latest request was sent.
+    sent: Time,
+    /// When the latest request was sent that GitLab then answered: that late it knew of us.
     last_contact: Time,
     /// 404s in a row, and when the first one came.
     missing: (u32, Time),
@@ -145,12 +146,12 @@ impl Exchange {
             wire: TraceWire::new(core.now, config.trace_interval, config.patch_limit),
             stage,
             in_flight: None,
-            sent: Time::ZERO,
             backoff: match config.commit {
                 true => Backoff::steady(),
                 false => Backoff::default(),
             },
             hold_until: Time::ZERO,
+            sent: core.now,
             last_contact: core.now,
             missing: (0, Time::ZERO),
             ask: false,
@@ -381,7 +382,7 @@ impl Exchange {
     fn on_put(&mut self, core: &mut Core, call: &Call, response: &Response<Bytes>) -> News {
         let status = response.status();
         if status.is_success() {
-            self.contact(core);
+            self.contact();
             // That the job is there does not make its log arrive.
             if !std::mem::take(&mut self.ask) && !self.wire.has_unsent() {
                 self.backoff.reset();
@@ -416,14 +417,14 @@ impl Exchange {
         let call = Call::Patch(range.clone());
         match response.status() {
             StatusCode::OK | StatusCode::ACCEPTED => {
-                self.contact(core);
+                self.contact();
                 if self.wire.on_accepted(core.now, range.end) {
                     self.backoff.reset();
                 }
                 News::Nothing
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                self.last_contact = core.now;
+                self.last_contact = self.sent;
                 match self
                     .wire
                     .on_range(core.now, response.headers(), range.start)
@@ -549,8 +550,8 @@ impl Exchange {
     }
 
     /// GitLab heard us, and all is well.
-    fn contact(&mut self, core: &Core) {
-        self.last_contact = core.now;
+    fn contact(&mut self) {
+        self.last_contact = self.sent;
         self.hold_until = Time::ZERO;
     }
 

@@ -255,6 +255,11 @@ impl Trouble {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Status { status, .. } if *status == http::StatusCode::FORBIDDEN)
     }
+
+    /// Whether the server does not know what it was asked for.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == http::StatusCode::NOT_FOUND)
+    }
 }
 
 impl fmt::Display for Trouble {

@@ -262,7 +262,14 @@ impl Poller {
                         .push_back(Output::Stopped(StopReason::TokenRefused(trouble)));
                 }
             }
-            Some(trouble) => core.notice(Notice::VerifyFailed(trouble)),
+            Some(trouble) => {
+                if trouble.is_missing() {
+                    // Older than two-phase commit by years, or a simulation of such a one.
+                    core.config.commit = false;
+                    core.config.info.features.two_phase_job_commit = false;
+                }
+                core.notice(Notice::VerifyFailed(trouble));
+            }
         }
     }
 

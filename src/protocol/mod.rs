@@ -50,14 +50,20 @@ pub use self::{
 };
 
 /// Which part of a job a step belongs to.
+///
+/// Serialised it is `script` or `after_script`, as GitLab calls these steps; the names of the
+/// variants are read as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(
     clippy::exhaustive_enums,
     reason = "existing job handlers match on both variants without a wildcard"
 )]
 pub enum Phase {
     /// The job's own work: the step `script`, and every other one but `after_script`.
+    #[serde(alias = "Script")]
     Script,
     /// The step `after_script`, which runs whether the script went well or not.
+    #[serde(alias = "AfterScript")]
     AfterScript,
 }

@@ -107,6 +107,9 @@ impl RunnerBuilder {
 
     /// Whether to tell GitLab that a job is taken before its handler starts; on by default. It
     /// costs one request for each job, and a job that was lost on its way is run elsewhere.
+    ///
+    /// It is left out at a server that answers the question for the [token](Self::verify) with 404:
+    /// that is older than the commit by years, or simulates such a one.
     pub fn two_phase_commit(mut self, commit: bool) -> Self {
         self.settings.commit = commit;
         self

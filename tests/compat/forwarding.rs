@@ -57,6 +57,14 @@ where
         self.0.on_record(span, values, context);
     }
 
+    fn on_follows_from(&self, span: &Id, follows: &Id, context: Context<'_, S>) {
+        self.0.on_follows_from(span, follows, context);
+    }
+
+    fn on_id_change(&self, old: &Id, new: &Id, context: Context<'_, S>) {
+        self.0.on_id_change(old, new, context);
+    }
+
     fn event_enabled(&self, event: &Event<'_>, context: Context<'_, S>) -> bool {
         self.0.event_enabled(event, context)
     }
@@ -168,6 +176,7 @@ impl JobHandler for Build {
     }
 }
 
+// 2.1 rows 1, 2, 7, 9 and 10
 #[tokio::test]
 async fn a_layer_around_the_layer() {
     let _second = tracing::Dispatch::new(Registry::default());

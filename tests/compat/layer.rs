@@ -6,12 +6,12 @@ use gitlab_runner::{
     GitlabLayer, JobHandler, JobResult, JobRunList, Phase, Runner, RunnerBuilder, job::Job,
     mock::JobSpec, outputln,
 };
-use tracing::{Dispatch, Instrument, Span, instrument::WithSubscriber};
+use tracing::{Instrument, Span, instrument::WithSubscriber};
 use tracing_subscriber::{
     Layer, Registry, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-use crate::support::{TOKEN, World, bounded};
+use crate::support::{TOKEN, World, bounded, second_subscriber};
 
 struct Talk(Job);
 
@@ -49,12 +49,7 @@ async fn talk(job: Job) -> Result<Talk, ()> {
     Ok(Talk(job))
 }
 
-/// While there is only one subscriber in the process, tracing asks that of the thread which comes to
-/// a callsite first, and another test's has none.
-fn second_subscriber() -> Dispatch {
-    Dispatch::new(Registry::default())
-}
-
+// 2.1 rows 2, 9 and 10; 2.3: the scoped subscriber and the span go with every task of ours
 #[tokio::test]
 async fn events_in_the_span_of_a_job_go_to_its_log() {
     let _second = second_subscriber();
@@ -89,6 +84,7 @@ async fn outputln_needs_neither_layer_nor_level() {
     assert_eq!(world.log(job), "a line\n\nno line end");
 }
 
+// 2.3: the generation before that
 #[tokio::test]
 async fn the_runner_of_old_comes_with_its_layer() {
     let _second = second_subscriber();

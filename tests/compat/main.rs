@@ -2,7 +2,10 @@
 //! they rely on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod builds;
 mod forwarding;
 mod lab;
 mod layer;
 mod support;
+mod surface;
+mod timing;

@@ -4,9 +4,11 @@ use std::{future::Future, time::Duration};
 
 use gitlab_runner::{
     JobId,
-    mock::{JobReport, JobSpec, MockGitlab, http::Loopback},
+    mock::{JobReport, JobSpec, MockGitlab, RequestRecord, http::Loopback},
 };
 use tempfile::TempDir;
+use tracing::Dispatch;
+use tracing_subscriber::Registry;
 use url::Url;
 
 pub(crate) const TOKEN: &str = "glrt-compatible";
@@ -51,6 +53,12 @@ impl World {
         self.report(job).log_text().into_owned()
     }
 
+    /// All requests so far.
+    pub(crate) fn requests(&self) -> Vec<RequestRecord> {
+        self.gitlab
+            .with(|gitlab, _| gitlab.requests().cloned().collect())
+    }
+
     /// Looks at a job whenever something changes at GitLab.
     pub(crate) fn wait_until(&self, job: JobId, look: impl Fn(&JobReport) -> bool) {
         self.gitlab
@@ -58,9 +66,22 @@ impl World {
             .expect("it never came to that");
     }
 
+    /// As [`wait_until`](Self::wait_until), by tokio's clock.
+    pub(crate) async fn until(&self, job: JobId, look: impl Fn(&JobReport) -> bool) {
+        while !look(&self.report(job)) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     pub(crate) fn cancel(&self, job: JobId) {
         self.gitlab.with(|gitlab, _| gitlab.cancel(job));
     }
+}
+
+/// While there is only one subscriber in the process, tracing asks that of the thread which comes to
+/// a callsite first, and another test's has none.
+pub(crate) fn second_subscriber() -> Dispatch {
+    Dispatch::new(Registry::default())
 }
 
 /// Ends a test that hangs.

@@ -183,17 +183,9 @@ fn a_job_that_takes_too_long() {
     ));
     // It does not end by itself.
     let timed_out = world.now;
-    while world.machine.poll_timeout().unwrap().0 <= timed_out + 30 * SECOND {
-        world.next_deadline();
-        if world.machine.stats().requests_in_flight == 1 {
-            let sent = world.request();
-            world.reply(&sent, reply(200));
-        }
-    }
-    assert!(matches!(
-        world.job_output(),
-        JobOutput::Cancel(CancelMode::Forced)
-    ));
+    let told = world.until_job_output(&reply(200));
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Forced)));
+    assert_eq!(world.now.since(timed_out), 30 * SECOND);
     world.finish_step(StepResult::Cancelled, 0);
     // There is no time for after_script either.
     let update = result(&mut world).json();

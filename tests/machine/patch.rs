@@ -458,5 +458,5 @@ fn one_request_at_a_time_for_each_job() {
         world.pass(SECOND);
     }
     world.reply(&patch, accepted(100));
-    assert_eq!(world.next_request().range(), 100..199);
+    assert_eq!(world.next_patch().range(), 100..199);
 }

@@ -11,6 +11,7 @@ mod control;
 #[cfg(feature = "tracing")]
 mod events;
 mod logs;
+mod mishaps;
 mod outcomes;
 mod requests;
 mod scale;

@@ -13,7 +13,16 @@ fn debug_shows_no_secret() {
     let keep = Arc::clone(&shown);
     let spec = JobSpec::script(["true"])
         .variable("SHOWN", "public-value")
-        .masked_variable("HIDDEN", "masked-value");
+        .masked_variable("HIDDEN", "masked-value")
+        .payload_override(|payload| {
+            payload["dependencies"] = serde_json::json!([
+                { "id": 1, "name": "build", "token": "dependency-token" }
+            ]);
+            payload["credentials"] = serde_json::json!([
+                { "type": "registry", "url": "https://registry.test", "username": "me",
+                  "password": "registry-password" }
+            ]);
+        });
     let report = world.run_job(spec, move |job, _| {
         let keep = Arc::clone(&keep);
         async move {
@@ -38,7 +47,8 @@ fn debug_shows_no_secret() {
         .gitlab
         .with(|it, _| it.job_token(report.id).unwrap().expose().to_owned());
     for text in shown {
-        for secret in [TOKEN, &token, "masked-value"] {
+        let others = ["masked-value", "dependency-token", "registry-password"];
+        for secret in others.into_iter().chain([TOKEN, &*token]) {
             assert!(!text.contains(secret), "{secret} in {text}");
         }
     }

@@ -51,6 +51,15 @@ fn a_url_must_name_a_web_server() {
 }
 
 #[test]
+fn credentials_in_the_url_are_an_error_that_does_not_repeat_them() {
+    let world = World::new(69);
+    let url = "https://me:open-sesame@gitlab.example.com";
+    let error = start(&world, url, TOKEN, world.dir.path());
+    assert_eq!(error.kind(), RunErrorKind::InvalidUrl);
+    assert!(!format!("{error} {error:?}").contains("sesame"), "{error}");
+}
+
+#[test]
 fn urls_below_a_path_keep_it() {
     for (url, prefix) in [
         ("/gitlab", "/gitlab"),
