@@ -19,6 +19,10 @@ fn main() -> Result<(), BoxError> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
+        ["profile", who, work, out] => {
+            let who = Who::parse(who).ok_or("no such client")?;
+            process::profile(who, work.parse()?, out.as_ref())
+        }
         ["server", work] => server::serve(work.parse()?),
         ["client", who, work, server] => {
             let who = Who::parse(who).ok_or("no such client")?;

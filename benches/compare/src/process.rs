@@ -73,13 +73,18 @@ pub fn measure(who: Who, work: Work) -> Result<Run, BoxError> {
 pub fn instructions(who: Who, work: Work) -> Result<f64, BoxError> {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("callgrind");
-    run(who, work, Some(&out))?;
+    profile(who, work, &out)?;
     let profile = fs::read_to_string(out)?;
     let total = profile
         .lines()
         .find_map(|line| line.strip_prefix("totals: "))
         .ok_or("valgrind wrote no totals")?;
     Ok(total.trim().parse()?)
+}
+
+/// Writes a profile for `callgrind_annotate`; needs valgrind.
+pub fn profile(who: Who, work: Work, out: &Path) -> Result<(), BoxError> {
+    run(who, work, Some(out)).map(drop)
 }
 
 /// Under valgrind, with its profile in `profile`, if there is one.

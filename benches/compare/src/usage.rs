@@ -2,7 +2,7 @@
 
 use std::{alloc::System, fs, time::Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -59,8 +59,7 @@ fn allocations() -> usize {
 
 /// Of this process so far, in seconds.
 pub fn cpu_time() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    ProcessTime::now().as_duration().as_secs_f64()
 }
 
 /// A number from the status of this process.
