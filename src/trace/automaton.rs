@@ -6,6 +6,24 @@ use aho_corasick::{
     dfa, nfa,
 };
 
+/// The prefixes of GitLab's own tokens. What follows one of them is always masked.
+pub const DEFAULT_TOKEN_PREFIXES: &[&str] = &[
+    "glpat-",
+    "gloas-",
+    "gldt-",
+    "glrt-",
+    "glcbt-",
+    "glrtr-",
+    "glptt-",
+    "glft-",
+    "glimt-",
+    "glagent-",
+    "glsoat-",
+    "glffct-",
+    "_gitlab_session=",
+    "gltok-",
+];
+
 /// What to look for: the values, then the token prefixes, then the end of a URL parameter's name.
 pub(super) struct Patterns {
     bytes: Vec<Box<[u8]>>,
@@ -59,6 +77,12 @@ impl Patterns {
 
     pub(super) fn prefixes(&self) -> usize {
         self.bytes.len() - 1 - self.values
+    }
+
+    /// All but the equals sign.
+    pub(super) fn values_and_prefixes(&self) -> impl Iterator<Item = &[u8]> {
+        let all = self.bytes.iter().map(|pattern| &**pattern);
+        all.take(self.bytes.len() - 1)
     }
 
     /// Their lengths taken together: no automaton has more states than that, and a few.
