@@ -20,12 +20,13 @@ use futures::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    blocking::Blocking,
     inbox::Inbox,
     notice,
     process::{Handler, Make, Process},
 };
 use crate::{
-    adapter::{Adapter, unblock},
+    adapter::Adapter,
     handler::{Colour, Context, Job, JobLog, JobState, Phase, Scope},
     ids::JobId,
     machine::{JobInput, StepResult},
@@ -36,6 +37,10 @@ use crate::{
 /// What all tasks of a runner share.
 pub(super) struct Options {
     pub(super) adapter: Arc<dyn Adapter>,
+    /// For one call of the file system in the build directory, which lets in only one at a time.
+    pub(super) quick: Arc<Blocking>,
+    /// For what takes longer.
+    pub(super) slow: Arc<Blocking>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) build_dir: PathBuf,
     /// In bytes.
@@ -59,6 +64,8 @@ pub(super) enum Order {
 /// One job on its way.
 pub(super) struct Task {
     adapter: Arc<dyn Adapter>,
+    quick: Arc<Blocking>,
+    slow: Arc<Blocking>,
     dir: PathBuf,
     trace_limit: u64,
     payload: Arc<JobPayload>,
@@ -87,6 +94,8 @@ impl Task {
     ) -> Self {
         Self {
             adapter: Arc::clone(&options.adapter),
+            quick: Arc::clone(&options.quick),
+            slow: Arc::clone(&options.slow),
             dir: options.build_dir.join(payload.id.to_string()),
             trace_limit: options.trace_limit,
             make: process.make,
@@ -107,6 +116,8 @@ impl Task {
     pub(super) async fn run(self) {
         let Self {
             adapter,
+            quick,
+            slow,
             dir,
             trace_limit,
             payload,
@@ -120,7 +131,7 @@ impl Task {
         log.open(spool(&payload, trace_limit));
         let state = Arc::new(JobState::default());
 
-        let made = match make_dir(&*adapter, &dir).await {
+        let made = match make_dir(&quick, &dir).await {
             Ok(()) => {
                 let job = Job::new(
                     payload,
@@ -145,7 +156,7 @@ impl Task {
         let mut handler = match made {
             Ok(handler) => handler,
             Err(failure) => {
-                remove_dir(&*adapter, &dir, &duty).await;
+                remove_dir(&quick, &slow, &dir, &duty).await;
                 let trace = log.finish();
                 return duty.answer(JobInput::Declined { failure, trace });
             }
@@ -176,7 +187,7 @@ impl Task {
                         system_failure(&log, &panic_text("the clean-up of the job", &*panic));
                     }
                     drop_handler(&scope, &log, handler);
-                    remove_dir(&*adapter, &dir, &duty).await;
+                    remove_dir(&quick, &slow, &dir, &duty).await;
                     let trace = log.finish();
                     return duty.answer(JobInput::CleanedUp { trace });
                 }
@@ -269,17 +280,23 @@ fn spool(payload: &JobPayload, limit: u64) -> TraceSpool {
     TraceSpool::new(masker, limit)
 }
 
-async fn make_dir(adapter: &dyn Adapter, dir: &Path) -> io::Result<()> {
+async fn make_dir(quick: &Arc<Blocking>, dir: &Path) -> io::Result<()> {
     let path = dir.to_owned();
     let lost = || Err(io::Error::other("the runtime is going away"));
-    unblock(adapter, move || fs::create_dir_all(path))
+    quick
+        .run(move || fs::create_dir_all(path))
         .await
         .unwrap_or_else(lost)
 }
 
-async fn remove_dir(adapter: &dyn Adapter, dir: &Path, duty: &Duty) {
+async fn remove_dir(quick: &Arc<Blocking>, slow: &Arc<Blocking>, dir: &Path, duty: &Duty) {
     let path = dir.to_owned();
-    let removed = unblock(adapter, move || fs::remove_dir_all(path)).await;
+    let mut removed = quick.run(move || fs::remove_dir(path)).await;
+    if matches!(removed, Some(Err(_))) {
+        // Most likely it is not empty.
+        let path = dir.to_owned();
+        removed = slow.run(move || fs::remove_dir_all(path)).await;
+    }
     match removed {
         Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
             let kind = error.kind();
