@@ -38,12 +38,12 @@
 //! `settled` never moves back: a start that is possible after the next byte was possible before it.
 //! Fewer bytes cannot be held: those after `settled` do become a secret if the right bytes follow.
 
-use std::{collections::BTreeSet, fmt, ops::Range};
+use std::{borrow::Cow, collections::BTreeSet, fmt, ops::Range};
 
 use aho_corasick::automaton::{Automaton, StateID};
 
 use super::{
-    automaton::{Compact, DEFAULT_TOKEN_PREFIXES, Fast, Node, Patterns, Scanner},
+    automaton::{Compact, DEFAULT_TOKEN_PREFIXES, Fast, Node, Pattern, Patterns, Scanner},
     prefilter::Prefilter,
     utf8,
 };
@@ -117,7 +117,7 @@ impl Masker {
         }
         let mut prefixes = BTreeSet::new();
         for prefix in DEFAULT_TOKEN_PREFIXES {
-            add(&mut prefixes, prefix);
+            prefixes.insert(Cow::Borrowed(prefix.as_bytes()));
         }
         for prefix in token_prefixes {
             add(&mut prefixes, prefix.as_ref());
@@ -445,9 +445,9 @@ fn to_usize(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
-fn add(set: &mut BTreeSet<Box<[u8]>>, text: &str) {
+fn add(set: &mut BTreeSet<Pattern>, text: &str) {
     if !text.is_empty() {
-        set.insert(text.as_bytes().into());
+        set.insert(Cow::Owned(text.as_bytes().to_vec()));
     }
 }
 
