@@ -1,5 +1,6 @@
 //! The facade: a [`Runner`] that asks for jobs and runs them, and what is behind it.
 
+mod blocking;
 mod builder;
 mod collect;
 mod driver;
