@@ -153,7 +153,6 @@ pub mod transport;
 #[cfg(feature = "runner")]
 pub mod adapter;
 #[cfg(feature = "runner")]
-#[allow(dead_code, reason = "what the driver does not use yet")]
 pub mod artifact;
 #[cfg(feature = "runner")]
 mod error;
@@ -167,7 +166,6 @@ mod runner;
 #[path = "../adapters/sim/mod.rs"]
 pub mod sim;
 #[cfg(feature = "runner")]
-#[allow(dead_code, reason = "what the driver does not use yet")]
 mod spool;
 #[cfg(feature = "runner")]
 mod sync;

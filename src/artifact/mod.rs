@@ -29,10 +29,8 @@ pub use self::{
     name::NameError,
     reader::{Artifact, ArtifactFile},
 };
-#[allow(unused_imports, reason = "what the driver does not use yet")]
 pub(crate) use self::{
-    name::clean_name,
-    pack::{PackError, PackOrder, PackWarning, Packed, pack},
-    select::{PatternProblem, Selection},
+    pack::{PackOrder, Packed, pack},
+    select::Selection,
     writer::Level,
 };

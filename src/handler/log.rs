@@ -31,28 +31,30 @@ pub(crate) struct JobLog {
     spilled: Mutex<Option<Arc<SpoolFile>>>,
     /// Whether older bytes are about to be stored, or could not be.
     spilling: AtomicBool,
-    /// Whether they could not be.
-    stuck: AtomicBool,
-    /// Where they are stored.
+    /// Held by who stores them. False once they could not be.
+    can_spill: Mutex<bool>,
+    /// Where to.
     dir: PathBuf,
     tell: Box<dyn Fn(LogNews) + Send + Sync>,
 }
 
 /// What the driver is told of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum LogNews {
     /// There are new bytes, and it did not know that the log grows.
     Grew,
     /// Much of it is in memory: [`JobLog::spill`] is to be called where blocking is allowed.
     Swelled,
+    /// It could not be stored and stays there.
+    NotStored(io::Error),
 }
 
 /// So much of a log stays in memory.
 const HOT: u64 = 1 << 20;
-/// So much may wait in memory to be stored.
-const MOST: u64 = 8 << 20;
-/// Older bytes are stored in pieces of about this size.
-const SPILL_SIZE: u64 = 512 << 10;
+/// With so much, what is older is stored.
+const SWOLLEN: u64 = HOT + (512 << 10);
+/// Who writes faster than they are stored has to store them.
+const MOST: u64 = 3 << 20;
 
 enum Inner {
     /// There is no spool yet: lines of the runner that came too early.
@@ -78,6 +80,7 @@ pub(crate) enum Colour {
 }
 
 impl JobLog {
+    /// Stores in `dir` what is too much for the memory.
     pub(crate) fn new(
         job: JobId,
         dir: PathBuf,
@@ -89,7 +92,7 @@ impl JobLog {
             inner: Mutex::new(Inner::Early(Vec::new())),
             spilled: Mutex::default(),
             spilling: AtomicBool::new(false),
-            stuck: AtomicBool::new(false),
+            can_spill: Mutex::new(true),
             dir,
             tell: Box::new(tell),
         }
@@ -214,18 +217,26 @@ impl JobLog {
         })
     }
 
-    /// Stores older bytes in a file and frees their memory. Blocks. May be called by several at
-    /// once.
-    ///
-    /// # Errors
-    /// When the file cannot be written. Nothing is lost then, and it is not tried again.
-    pub(crate) fn spill(&self) -> io::Result<()> {
-        self.spill_cold()
-            .inspect(|()| self.spilling.store(false, Ordering::SeqCst))
-            .inspect_err(|_| self.stuck.store(true, Ordering::SeqCst))
+    /// Stores older bytes in a file and frees their memory. Blocks. When that fails, nothing is lost,
+    /// and it is not tried again.
+    pub(crate) fn spill(&self) {
+        let stored = {
+            let mut can_spill = lock(&self.can_spill);
+            if !*can_spill {
+                return;
+            }
+            let stored = self.store_cold();
+            *can_spill = stored.is_ok();
+            stored
+        };
+        match stored {
+            Ok(()) => self.spilling.store(false, Ordering::SeqCst),
+            // Outside of the lock: whoever hears of it may write to this log.
+            Err(error) => (self.tell)(LogNews::NotStored(error)),
+        }
     }
 
-    fn spill_cold(&self) -> io::Result<()> {
+    fn store_cold(&self) -> io::Result<()> {
         while let Some((start, cold)) = self.cold() {
             let file = self.spill_file()?;
             file.write(start, &cold)?;
@@ -242,7 +253,7 @@ impl JobLog {
     fn cold(&self) -> Option<(u64, Vec<Bytes>)> {
         match &*lock(&self.inner) {
             Inner::Open { spool, .. } | Inner::Finished { spool, .. }
-                if spool.in_memory() >= HOT + SPILL_SIZE =>
+                if spool.in_memory() >= SWOLLEN =>
             {
                 let cold = spool.cold(HOT);
                 (!cold.is_empty()).then(|| (spool.start(), cold))
@@ -268,11 +279,12 @@ impl JobLog {
 
     /// Whether it was at rest until now.
     pub(crate) fn wake(&self) -> bool {
-        !self.awake.swap(true, Ordering::SeqCst)
+        // Looked at first, since it is awake at nearly all lines, and looking is cheap.
+        !self.awake.load(Ordering::SeqCst) && !self.awake.swap(true, Ordering::SeqCst)
     }
 
     fn write_all(&self, parts: &[&[u8]]) {
-        let waiting = {
+        let in_memory = {
             let mut inner = lock(&self.inner);
             let Inner::Open {
                 spool,
@@ -292,13 +304,11 @@ impl JobLog {
         if self.wake() {
             (self.tell)(LogNews::Grew);
         }
-        if waiting >= HOT + SPILL_SIZE && !self.spilling.swap(true, Ordering::SeqCst) {
+        if in_memory >= SWOLLEN && !self.spilling.swap(true, Ordering::SeqCst) {
             (self.tell)(LogNews::Swelled);
         }
-        if waiting >= MOST && !self.stuck.load(Ordering::SeqCst) {
-            // Whoever writes faster than that, and may hold up the driver, does it himself. What
-            // goes wrong is told by the other one, which was asked for it before.
-            let _ = self.spill_cold();
+        if in_memory >= MOST {
+            self.spill();
         }
     }
 }

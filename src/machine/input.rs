@@ -159,6 +159,8 @@ pub enum Collected {
         len: u64,
         /// What GitLab shall call it.
         file_name: String,
+        /// How many files are in it.
+        files: usize,
     },
     /// There is nothing to upload, which is no failure.
     Nothing,

@@ -380,6 +380,8 @@ pub enum Notice {
     ArtifactUploaded {
         /// Which one.
         artifact: ArtifactId,
+        /// How many files are in it.
+        files: usize,
         /// Its packed size in bytes.
         len: u64,
     },
@@ -508,8 +510,16 @@ impl fmt::Display for Notice {
                     "job {job}: GitLab does not take its log ({why}); the job goes on"
                 )
             }
-            Self::ArtifactUploaded { artifact, len } => {
-                write!(f, "{artifact} was uploaded ({len} bytes)")
+            Self::ArtifactUploaded {
+                artifact,
+                files,
+                len,
+            } => {
+                let s = if *files == 1 { "" } else { "s" };
+                write!(
+                    f,
+                    "{artifact} was uploaded ({files} file{s}, {len} bytes packed)"
+                )
             }
             Self::ArtifactFailed { artifact, why } => {
                 write!(f, "{artifact} could not be uploaded: {why}")

@@ -41,6 +41,8 @@ enum Stage {
 #[derive(Debug)]
 struct Parcel {
     artifact: ArtifactId,
+    files: usize,
+    len: u64,
     /// What GitLab calls it, for people.
     kind: String,
     content_type: HeaderValue,
@@ -124,8 +126,18 @@ impl Uploads {
             _ => return false,
         }
         self.stage = match (outcome, spec) {
-            (Collected::Packed { len, file_name }, Some(spec)) => {
-                Stage::Sending(Box::new(Parcel::new(core, artifact, spec, len, &file_name)))
+            (
+                Collected::Packed {
+                    len,
+                    file_name,
+                    files,
+                },
+                Some(spec),
+            ) => {
+                let form = ArtifactForm::new(core.rng.wide(), &file_name, spec);
+                Stage::Sending(Box::new(Parcel::new(
+                    core, artifact, spec, &form, files, len,
+                )))
             }
             (Collected::Nothing, _) => Stage::Idle,
             _ => {
@@ -158,8 +170,12 @@ impl Uploads {
         match parcel.transfer.on_answer(core, answer, &calls.token) {
             Verdict::Again => UploadNews::Nothing,
             Verdict::Done => {
-                let len = parcel.body.len();
-                core.notice(Notice::ArtifactUploaded { artifact, len });
+                let (files, len) = (parcel.files, parcel.len);
+                core.notice(Notice::ArtifactUploaded {
+                    artifact,
+                    files,
+                    len,
+                });
                 self.stage = Stage::Idle;
                 UploadNews::Nothing
             }
@@ -201,19 +217,21 @@ impl Uploads {
 
 impl Parcel {
     fn new(
-        core: &mut Core,
+        core: &Core,
         artifact: ArtifactId,
         spec: &ArtifactSpec,
+        form: &ArtifactForm,
+        files: usize,
         len: u64,
-        file_name: &str,
     ) -> Self {
-        let form = ArtifactForm::new(core.rng.wide(), file_name, spec);
         let query = artifact_query(spec);
         let mark = if query.is_empty() { "" } else { "?" };
         let path = format!("jobs/{}/artifacts{mark}{query}", artifact.job);
         let home = core.config.server.endpoint(&path);
         Self {
             artifact,
+            files,
+            len,
             kind: spec.artifact_type.clone().unwrap_or("archive".to_owned()),
             // Hex digits behind a fixed text.
             content_type: HeaderValue::try_from(form.content_type())

@@ -336,6 +336,7 @@ fn collected(
             Collected::Packed {
                 len: file.len,
                 file_name: file.file_name,
+                files: file.files,
             }
         }
         Ended::Done(Ok(None)) => Collected::Nothing,

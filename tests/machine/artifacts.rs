@@ -60,6 +60,7 @@ fn packed() -> Collected {
     Collected::Packed {
         len: 1000,
         file_name: "a name.zip".to_owned(),
+        files: 2,
     }
 }
 

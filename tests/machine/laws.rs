@@ -552,6 +552,7 @@ impl Model {
                     Handled::Well => Collected::Packed {
                         len: 5,
                         file_name: "a.zip".to_owned(),
+                        files: 2,
                     },
                     Handled::Failed => Collected::Nothing,
                     Handled::Panicked => Collected::Failed,

@@ -7,7 +7,8 @@ use futures::AsyncReadExt;
 
 use super::{
     super::{
-        Artifact, ExtractLimits, Level, PackError, PackOrder, PackWarning, Packed, Selection, pack,
+        Artifact, ExtractLimits, Level, PackOrder, Packed, Selection,
+        pack::{PackError, PackWarning, pack},
         testing::{Threads, block_on, noise, printed},
     },
     *,
