@@ -1,14 +1,20 @@
 //! What GitLab must have in the end, put together without the crate's own masker, log or checksum.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    io::{Cursor, Read},
+};
 
-use gitlab_runner::mock::{JobReport, JobStatus};
+use flate2::read::MultiGzDecoder;
+use gitlab_runner::mock::{ArtifactReport, JobReport, JobStatus};
 
 /// What must be stored of one job.
 pub(crate) struct Expected {
     pub(crate) status: JobStatus,
     pub(crate) exit_code: Option<i64>,
     pub(crate) failure_reason: Option<&'static str>,
+    /// In the order in which they come.
+    pub(crate) artifacts: Vec<Artifact>,
     /// The log, which may depend on how often a line that starts with `tick ` has come.
     pub(crate) log: Box<dyn Fn(usize) -> Log>,
 }
@@ -19,6 +25,7 @@ impl Expected {
             status: JobStatus::Success,
             exit_code: None,
             failure_reason: None,
+            artifacts: Vec::new(),
             log: Box::new(move |_| log.clone()),
         }
     }
@@ -53,11 +60,70 @@ impl Expected {
         );
         compare("size", &report.reported_bytesize, &Some(log.len()));
         compare("number of final updates", &report.final_updates, &1);
+        let artifacts: Vec<Artifact> = report.artifacts.iter().map(Artifact::read).collect();
+        compare("list of artifacts", &artifacts, &self.artifacts);
         if report.log != log {
             found.push(difference(&report.log, &log));
         }
         found
     }
+}
+
+/// What must be stored of one artifact.
+#[derive(Debug)]
+#[expect(dead_code, reason = "they are compared as they are printed")]
+pub(crate) struct Artifact {
+    kind: String,
+    file_name: String,
+    /// The names in an archive, the text of a report.
+    content: String,
+}
+
+impl Artifact {
+    pub(crate) fn zip(file_name: &str, names: &[&str]) -> Self {
+        Self::new("archive", file_name, &names.join(" "))
+    }
+
+    pub(crate) fn gzip(kind: &str, file_name: &str, text: &str) -> Self {
+        Self::new(kind, file_name, text)
+    }
+
+    pub(crate) fn raw(kind: &str, file_name: &str, text: &str) -> Self {
+        Self::new(kind, file_name, text)
+    }
+
+    fn new(kind: &str, file_name: &str, content: &str) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            file_name: file_name.to_owned(),
+            content: content.to_owned(),
+        }
+    }
+
+    /// What GitLab has, read without the crate.
+    fn read(report: &ArtifactReport) -> Self {
+        let bytes = &report.content[..];
+        let content = match report.artifact_format.as_str() {
+            "zip" => zip_names(bytes).unwrap_or_else(|error| error.to_string()),
+            "gzip" => {
+                let mut text = String::new();
+                match MultiGzDecoder::new(bytes).read_to_string(&mut text) {
+                    Ok(_) => text,
+                    Err(error) => error.to_string(),
+                }
+            }
+            _ => String::from_utf8_lossy(bytes).into_owned(),
+        };
+        Self::new(&report.artifact_type, &report.filename, &content)
+    }
+}
+
+fn zip_names(bytes: &[u8]) -> Result<String, zip::result::ZipError> {
+    let mut archive = zip::ZipArchive::new(Cursor::new(bytes))?;
+    let names: Result<Vec<String>, _> = (0..archive.len())
+        .map(|at| Ok::<_, zip::result::ZipError>(archive.by_index(at)?.name()?.into_owned()))
+        .collect();
+    Ok(names?.join(" "))
 }
 
 /// The text of a log.
@@ -99,10 +165,6 @@ impl Log {
 
     pub(crate) fn failed(self, why: &str) -> Self {
         self.output(&format!("\u{1b}[31;1mERROR: Job failed: {why}\u{1b}[0;m\n"))
-    }
-
-    pub(crate) fn warning(self, text: &str) -> Self {
-        self.output(&format!("\u{1b}[0;33mWARNING: {text}\u{1b}[0;m\n"))
     }
 
     /// Masks the plain way.

@@ -1,8 +1,8 @@
 //! The jobs of the demo, and what must come of each.
 
-use gitlab_runner::mock::{JobSpec, JobStatus};
+use gitlab_runner::mock::{ArtifactSpec, JobSpec, JobStatus};
 
-use crate::expect::{Expected, Log};
+use crate::expect::{Artifact, Expected, Log};
 
 /// A job, and what must be stored of it in the end.
 pub(crate) struct Case {
@@ -125,23 +125,45 @@ fn secrets() -> Case {
     }
 }
 
-/// A variable of type file: its value is the path of a file that only the job's user can read.
+/// A variable of type file, whose value is the path of a file that only the job's user can read, and
+/// files that stay: an archive and two reports.
 fn config() -> Case {
     let (script, log) = lines(
         Log::new(),
         &[
             ("cat \"$CONFIG\"", "[server]\nport = 8080\n"),
             ("ls -l \"$CONFIG\" | cut -c1-10", "-rw-------\n"),
-            ("echo \"port = 8081\" | tee result.txt", "port = 8081\n"),
+            ("mkdir out && echo \"port = 8081\" > out/result.txt", ""),
+            (
+                "echo \"echo from a file\" > out/run && chmod +x out/run",
+                "",
+            ),
+            ("echo scratch > out/scratch.o", ""),
+            (
+                "printf '<testsuite/>' > one.xml; printf '<testsuite />' > two.xml",
+                "",
+            ),
+            ("printf '[]' > quality.json", ""),
         ],
     );
-    let log =
-        log.warning("this job has artifacts, but this version of the runner does not upload any");
     Case {
         spec: JobSpec::script(script)
             .file_variable("CONFIG", "[server]\nport = 8080\n")
-            .artifact_paths(["result.txt"]),
-        expected: Expected::success(log.succeeded()),
+            .artifact(
+                ArtifactSpec::archive(["out/"])
+                    .exclude(["**/*.o"])
+                    .name("$CI_JOB_NAME"),
+            )
+            .artifact_report("junit", ["*.xml"])
+            .artifact_report("codequality", ["quality.json"]),
+        expected: Expected {
+            artifacts: vec![
+                Artifact::zip("config.zip", &["out/", "out/result.txt", "out/run"]),
+                Artifact::gzip("junit", "junit.xml.gz", "<testsuite/><testsuite />"),
+                Artifact::raw("codequality", "gl-code-quality-report.json", "[]"),
+            ],
+            ..Expected::success(log.succeeded())
+        },
         cancel_at: None,
     }
 }
@@ -184,6 +206,7 @@ fn endless() -> Case {
             status: JobStatus::Canceled,
             exit_code: None,
             failure_reason: None,
+            artifacts: Vec::new(),
             log: Box::new(log),
         },
         cancel_at: Some("tick 1\n"),
@@ -213,19 +236,24 @@ fn too_slow() -> Case {
     }
 }
 
-/// Runs after others have succeeded.
+/// Runs after others have succeeded, with what one of them left.
 fn deploy() -> Case {
     let (script, log) = lines(
-        Log::new(),
-        &[(
-            "echo \"$CI_JOB_STAGE: nothing is left to do\"",
-            "deploy: nothing is left to do\n",
-        )],
+        Log::new().output("Downloading artifacts for config\n"),
+        &[
+            (
+                "echo \"$CI_JOB_STAGE: $(cat out/result.txt)\"",
+                "deploy: port = 8081\n",
+            ),
+            ("out/run", "from a file\n"),
+            ("ls out", "result.txt\nrun\n"),
+        ],
     );
     Case {
         spec: JobSpec::script(script)
             .stage("deploy")
-            .needs(["hello", "secrets", "config", "long-log"]),
+            .needs(["hello", "secrets", "config", "long-log"])
+            .dependencies(["config"]),
         expected: Expected::success(log.succeeded()),
         cancel_at: None,
     }

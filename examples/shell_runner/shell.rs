@@ -1,12 +1,19 @@
 //! The handler: what a job is, on this runner.
 
 use std::{
-    env, io,
+    env,
+    error::Error,
+    io,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
 };
 
-use gitlab_runner::{CancellableJobHandler, Failure, FailureReason, JobResult, Phase, job::Job};
+use gitlab_runner::{
+    CancellableJobHandler, Failure, FailureReason, JobResult, Phase,
+    artifact::{DirectoryFiles, DiskFile, ExtractLimits},
+    job::Job,
+    outputln,
+};
 use tokio::{fs, io::AsyncWriteExt, process::Command};
 use tokio_util::sync::CancellationToken;
 
@@ -35,18 +42,32 @@ enum Outcome {
 impl Shell {
     /// Makes what all steps of the job need.
     pub(crate) async fn start(job: Job) -> Result<Self, ()> {
-        match Self::prepare(&job).await {
-            Ok((dir, environment)) => Ok(Self {
-                job,
-                dir,
-                environment,
-                outcome: Outcome::Running,
-            }),
-            Err(error) => {
-                job.trace(format!("The job's directory cannot be prepared: {error}\n"));
-                Err(())
-            }
+        let (dir, environment) = Self::prepare(&job).await.map_err(|error| {
+            job.trace(format!("The job's directory cannot be prepared: {error}\n"));
+        })?;
+        Self::fetch(&job, &dir.join("project"))
+            .await
+            .map_err(|error| job.trace(format!("{error}\n")))?;
+        Ok(Self {
+            job,
+            dir,
+            environment,
+            outcome: Outcome::Running,
+        })
+    }
+
+    /// Unpacks what earlier jobs made where the script finds it.
+    async fn fetch(job: &Job, project: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
+        for dependency in job.dependencies() {
+            let Some(mut artifact) = dependency.download().await? else {
+                continue;
+            };
+            job.trace(format!("Downloading artifacts for {}\n", dependency.name()));
+            let project = project.to_owned();
+            let unpack = move || artifact.extract(&project, ExtractLimits::default());
+            job.unblock(unpack).await?;
         }
+        Ok(())
     }
 
     async fn prepare(job: &Job) -> io::Result<(PathBuf, Environment)> {
@@ -84,7 +105,7 @@ impl Shell {
 }
 
 #[async_trait::async_trait]
-impl CancellableJobHandler for Shell {
+impl CancellableJobHandler<DiskFile> for Shell {
     async fn step(
         &mut self,
         script: &[String],
@@ -115,6 +136,28 @@ impl CancellableJobHandler for Shell {
         match code {
             0 => Ok(()),
             _ => self.job.fail(Failure::exit_code(code)),
+        }
+    }
+
+    async fn get_uploadable_files(
+        &mut self,
+    ) -> Result<Box<dyn Iterator<Item = DiskFile> + Send>, ()> {
+        let project = self.dir.join("project");
+        let wants_untracked = self.job.payload().artifacts.iter().any(|it| it.untracked);
+        let files = self.job.unblock(move || {
+            let mut files = DirectoryFiles::walk(project)?;
+            // Where there is no working copy of git, nothing is untracked.
+            if wants_untracked && let Err(error) = files.mark_untracked() {
+                outputln!("WARNING: untracked files are not found: {error}");
+            }
+            io::Result::Ok(files)
+        });
+        match files.await {
+            Ok(files) => Ok(Box::new(files)),
+            Err(error) => {
+                self.job.trace(format!("{error}\n"));
+                Err(())
+            }
         }
     }
 
