@@ -290,7 +290,14 @@ impl Exchange {
     }
 
     fn keep_alive_due(&self, core: &Core) -> Option<Time> {
-        (!self.mute).then(|| self.last_contact + core.config.keep_alive)
+        if self.mute {
+            return None;
+        }
+        let due = self.last_contact + core.config.keep_alive;
+        // After an answer that took long: a patch that is about to go does as well.
+        let soon = core.now + core.config.trace_interval;
+        let patch = self.wire.due().filter(|patch| *patch <= soon);
+        Some(patch.map_or(due, |patch| due.max(patch)))
     }
 
     fn put(&mut self, core: &mut Core, call: Call) {

@@ -41,6 +41,21 @@ fn put_200_continues() {
 }
 
 #[test]
+fn a_late_answer_does_not_put_the_next_one_off() {
+    let (mut world, put) = keeping();
+    world.pass(10 * SECOND);
+    world.reply(&put, reply(200));
+    assert_eq!(world.next_request_after().0, 20 * SECOND);
+
+    // A patch that is about to go does as well.
+    let (mut world, put) = keeping();
+    world.log_to(5);
+    world.pass(50 * SECOND);
+    world.reply(&put, reply(200));
+    assert_eq!(world.next_request().method, "PATCH");
+}
+
+#[test]
 fn a_log_that_is_sent_keeps_the_job_alive_too() {
     let mut world = World::running(&payload());
     for len in 1..20 {

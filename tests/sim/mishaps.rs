@@ -488,8 +488,8 @@ fn no_surprise_in_a_payload_costs_the_job() {
             }
             Ok(())
         });
-        assert_eq!(report.status, JobStatus::Success, "{row}");
         assert!(report.log_text().starts_with("ABC"), "{row}");
+        assert_eq!(report.status, JobStatus::Success, "{row}");
     }
 }
 
