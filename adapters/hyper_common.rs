@@ -20,25 +20,33 @@ use hyper::body::Incoming;
 
 use crate::adapter::{Body, TransportError, TransportErrorKind};
 
-/// What errors call a request. Without user info and query, which may hold secrets.
-pub(super) fn name(request: &Request<Body>) -> String {
-    let uri = request.uri();
-    let port = uri
-        .port()
-        .map_or_else(String::new, |port| format!(":{port}"));
-    format!(
-        "{} {}://{}{port}{}",
-        request.method(),
-        uri.scheme_str().unwrap_or("?"),
-        uri.host().unwrap_or("?"),
-        uri.path()
-    )
+/// What errors call a request. Without user info and query, which may hold secrets. It costs little
+/// as long as nobody asks for it.
+#[derive(Clone)]
+pub(super) struct Name(Arc<(Method, Uri)>);
+
+impl Name {
+    pub(super) fn of(request: &Request<Body>) -> Self {
+        Self(Arc::new((request.method().clone(), request.uri().clone())))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (method, uri) = &*self.0;
+        let scheme = uri.scheme_str().unwrap_or("?");
+        write!(f, "{method} {scheme}://{}", uri.host().unwrap_or("?"))?;
+        if let Some(port) = uri.port() {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(uri.path())
+    }
 }
 
 /// The request as hyper takes it, and whether it goes over TLS.
 pub(super) fn prepare(
     request: Request<Body>,
-    name: &str,
+    name: &Name,
 ) -> Result<(Request<Outgoing>, bool), TransportError> {
     let refused = |why: &str| {
         TransportError::new(
@@ -93,7 +101,7 @@ fn without_user_info(uri: Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or(uri)
 }
 
-pub(super) fn reply_body(incoming: Incoming, name: Arc<str>) -> Body {
+pub(super) fn reply_body(incoming: Incoming, name: Name) -> Body {
     if incoming.is_end_stream() {
         return Body::Empty;
     }
@@ -231,8 +239,9 @@ mod tests {
     #[test]
     fn a_name_holds_neither_user_info_nor_query() {
         let request = request("http://user:pass@host:81/a/b?private_token=x");
-        assert_eq!(name(&request), "GET http://host:81/a/b");
-        let (request, secure) = prepare(request, "").unwrap();
+        let name = Name::of(&request);
+        assert_eq!(name.to_string(), "GET http://host:81/a/b");
+        let (request, secure) = prepare(request, &name).unwrap();
         assert!(!secure);
         assert_eq!(*request.uri(), "http://host:81/a/b?private_token=x");
     }

@@ -28,7 +28,7 @@ use crate::{
     adapter::{
         Adapter, AdapterError, AdapterErrorKind, Body, IDLE_CONNECTION, TransportError,
         TransportErrorKind,
-        hyper_common::{BodyError, Outgoing, find, name, prepare, reply_body},
+        hyper_common::{BodyError, Name, Outgoing, find, prepare, reply_body},
         tokio_clock,
     },
 };
@@ -195,7 +195,7 @@ impl Adapter for TokioHyper {
     ) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
         let inner = self.inner.clone();
         Box::pin(async move {
-            let name: Arc<str> = name(&request).into();
+            let name = Name::of(&request);
             let (request, secure) = prepare(request, &name)?;
             let hold = tokio_clock::hold(&inner.handle);
             let response = if secure {
@@ -230,7 +230,7 @@ impl Inner {
     /// neither read the system's certificates nor fail for want of them.
     async fn https(
         &self,
-        name: &str,
+        name: &Name,
     ) -> Result<&Pool<HttpsConnector<HttpConnector>>, TransportError> {
         self.https
             .get_or_try_init(|| async {
@@ -348,7 +348,7 @@ fn client_config(
 async fn exchange<C>(
     pool: &Pool<C>,
     request: Request<Outgoing>,
-    name: Arc<str>,
+    name: Name,
 ) -> Result<Response<Body>, TransportError>
 where
     C: Connect + Clone + Send + Sync + 'static,
@@ -360,7 +360,7 @@ where
     Ok(response.map(|incoming| reply_body(incoming, name)))
 }
 
-fn failure(error: ClientError, name: &str) -> TransportError {
+fn failure(error: ClientError, name: &Name) -> TransportError {
     use TransportErrorKind::{Body, Broken, Connect, Tls};
     // Both mean that no byte of the request was written.
     let unsent =

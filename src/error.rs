@@ -23,7 +23,7 @@ pub enum RunErrorKind {
     /// The server's URL cannot be used: not `http` or `https`, or no host. Often the scheme was
     /// forgotten.
     InvalidUrl,
-    /// The runner's token is empty or holds characters that no token has: white space, mostly.
+    /// The runner's token is empty or holds characters that no token has: a line end, mostly.
     /// GitLab was not asked.
     InvalidToken,
     /// The call was not awaited inside of a runtime that an enabled adapter can use. Await it in

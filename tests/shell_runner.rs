@@ -353,7 +353,7 @@ async fn what_cannot_work_is_said_at_once() {
         (&["--url", "gitlab.example.com"], 2, "write https://"),
         (&["--token", TOKEN], 2, "--url"),
         (&["--url", url, "--concurrency", "0"], 2, "must be a number"),
-        (&["--url", url, "--nonsense"], 2, "unknown argument"),
+        (&["--url", url, "--nonsense"], 2, "unknown option"),
         (&["--url", url, "--token"], 2, "needs a value"),
         (&["--url", "ftp://127.0.0.1"], 1, "use `https://`"),
         (

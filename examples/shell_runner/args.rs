@@ -72,7 +72,9 @@ pub(crate) fn parse(
             "--concurrency" => &mut concurrency,
             "--build-dir" => &mut build_dir,
             "--ca-file" => &mut ca_file,
-            _ => return Err(format!("unknown argument {name:?}")),
+            // What does not look like an option may be a token in the wrong place.
+            _ if name.starts_with("--") => return Err(format!("unknown option {name:?}")),
+            _ => return Err("an argument is no option: see --help".to_owned()),
         };
         let value = value.or_else(|| args.next());
         let value = value.ok_or_else(|| format!("{name} needs a value"))?;
@@ -91,9 +93,10 @@ pub(crate) fn parse(
     let url = text(url, "--url")?;
     let url = Url::parse(&url).map_err(|error| match error {
         ParseError::RelativeUrlWithoutBase => {
-            format!("--url {url:?} is not a URL: write https:// in front")
+            "the value of --url is not a URL: write https:// in front".to_owned()
         }
-        error => format!("--url {url:?} is not a URL: {error}"),
+        // It is not repeated: there may be a password in it.
+        error => format!("the value of --url is not a URL: {error}"),
     })?;
     let token = token
         .or(token_variable)

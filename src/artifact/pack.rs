@@ -44,6 +44,8 @@ const ROOM: usize = PIECE / 2;
 const MAX_WORK: usize = 1000;
 /// A handler that offers many files does not hold up other tasks for more than so many.
 const OFFERS: usize = 256;
+/// More warnings are only counted.
+const MAX_WARNINGS: usize = 50;
 
 /// How to pack.
 #[derive(Clone, Debug)]
@@ -82,6 +84,8 @@ pub(crate) enum PackWarning {
     Link { name: String },
     /// It was removed in the meantime.
     Vanished { name: String },
+    /// So many more warnings were kept back.
+    More { count: usize },
 }
 
 impl fmt::Display for PackWarning {
@@ -101,6 +105,7 @@ impl fmt::Display for PackWarning {
                 )
             }
             Self::Vanished { name } => write!(f, "{name} was removed before it could be uploaded"),
+            Self::More { count } => write!(f, "{count} more files are not uploaded"),
         }
     }
 }
@@ -175,7 +180,41 @@ pub(crate) async fn pack<U>(
     selection: &mut Selection,
     order: &PackOrder,
     adapter: &Arc<dyn Adapter>,
-    warn: Warn<'_>,
+    warn: &mut (dyn FnMut(PackWarning) + Send),
+) -> Result<Option<Packed>, PackError>
+where
+    U: UploadableFile + Send + 'static,
+{
+    let mut warnings = Warnings { warn, given: 0 };
+    let packed = pack_with(files, selection, order, adapter, &mut warnings).await;
+    let kept_back = warnings.given.saturating_sub(MAX_WARNINGS);
+    if kept_back > 0 {
+        warn(PackWarning::More { count: kept_back });
+    }
+    packed
+}
+
+/// Passes on so many warnings as somebody may read.
+struct Warnings<'w> {
+    warn: &'w mut (dyn FnMut(PackWarning) + Send),
+    given: usize,
+}
+
+impl Warnings<'_> {
+    fn give(&mut self, warning: PackWarning) {
+        self.given += 1;
+        if self.given <= MAX_WARNINGS {
+            (self.warn)(warning);
+        }
+    }
+}
+
+async fn pack_with<U>(
+    files: impl Iterator<Item = U> + Send,
+    selection: &mut Selection,
+    order: &PackOrder,
+    adapter: &Arc<dyn Adapter>,
+    warn: &mut Warnings<'_>,
 ) -> Result<Option<Packed>, PackError>
 where
     U: UploadableFile + Send + 'static,
@@ -261,7 +300,7 @@ async fn select<U: UploadableFile + Send>(
     files: impl Iterator<Item = U> + Send,
     selection: &mut Selection,
     format: Format,
-    warn: Warn<'_>,
+    warn: &mut Warnings<'_>,
 ) -> VecDeque<Selected<U>> {
     let mut selected = Vec::new();
     for (number, file) in files.enumerate() {
@@ -276,7 +315,7 @@ async fn select<U: UploadableFile + Send>(
         let is_same = later.entry.name == first.entry.name;
         if is_same {
             let name = first.entry.name.clone();
-            warn(PackWarning::Duplicate { name });
+            warn.give(PackWarning::Duplicate { name });
         }
         is_same
     });
@@ -287,14 +326,14 @@ fn offered(
     file: &impl UploadableFile,
     selection: &mut Selection,
     format: Format,
-    warn: Warn<'_>,
+    warn: &mut Warnings<'_>,
 ) -> Option<Entry> {
     let path = file.get_path();
     let name = match clean_name(&path) {
         Ok(name) => name,
         Err(error) => {
             let path = path.into_owned();
-            warn(PackWarning::Name { path, error });
+            warn.give(PackWarning::Name { path, error });
             return None;
         }
     };
@@ -310,7 +349,7 @@ fn offered(
         return None;
     }
     if !fits {
-        warn(PackWarning::Link { name });
+        warn.give(PackWarning::Link { name });
         return None;
     }
     Some(Entry { name, metadata })
@@ -405,8 +444,6 @@ impl Drop for StopOnDrop {
     }
 }
 
-type Warn<'w> = &'w mut (dyn FnMut(PackWarning) + Send);
-
 impl<'a> Pipe<'a> {
     fn new(writer: PackWriter, adapter: &'a Arc<dyn Adapter>) -> Self {
         let nothing = Written {
@@ -424,7 +461,7 @@ impl<'a> Pipe<'a> {
     }
 
     /// Has `piece` written, and gives an empty one.
-    async fn pass(&mut self, piece: Piece, warn: Warn<'_>) -> Result<Piece, PackError> {
+    async fn pass(&mut self, piece: Piece, warn: &mut Warnings<'_>) -> Result<Piece, PackError> {
         let mut last = self.written(warn).await?;
         let empty = std::mem::replace(&mut last.piece, piece);
         let stop = Arc::clone(&self.stop.0);
@@ -442,11 +479,11 @@ impl<'a> Pipe<'a> {
         Ok(empty)
     }
 
-    async fn written(&mut self, warn: Warn<'_>) -> Result<Written, PackError> {
+    async fn written(&mut self, warn: &mut Warnings<'_>) -> Result<Written, PackError> {
         let done = ready(Err(PackError::Lost)).boxed();
         let mut written = std::mem::replace(&mut self.writing, done).await?;
         for name in written.vanished.drain(..) {
-            warn(PackWarning::Vanished { name });
+            warn.give(PackWarning::Vanished { name });
         }
         Ok(written)
     }
@@ -455,9 +492,9 @@ impl<'a> Pipe<'a> {
     async fn finish(
         mut self,
         piece: Piece,
-        warn: Warn<'_>,
+        warn: &mut Warnings<'_>,
     ) -> Result<(PackWriter, Count), PackError> {
-        self.pass(piece, &mut *warn).await?;
+        self.pass(piece, warn).await?;
         let written = self.written(warn).await?;
         Ok((written.writer, written.count))
     }

@@ -311,3 +311,26 @@ impl fmt::Debug for JobLog {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Masker;
+
+    #[test]
+    fn a_writer_that_nobody_helps_stores_what_is_too_much() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = JobLog::new(JobId(1), dir.path().to_owned(), |_| ());
+        log.open(TraceSpool::new(Masker::none(), u64::MAX));
+        let chunk = [b'x'; 100_000];
+        for _ in 0..300 {
+            log.write(&chunk);
+            let Inner::Open { spool, .. } = &*lock(&log.inner) else {
+                panic!("closed");
+            };
+            assert!(spool.in_memory() <= MOST + chunk.len() as u64);
+        }
+        assert_eq!(log.mark().len, 30_000_000);
+        assert!(lock(&log.spilled).as_ref().unwrap().len() >= 20_000_000);
+    }
+}

@@ -37,8 +37,6 @@ const MISSING_TIME: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Exchange {
     calls: JobCalls,
-    /// Failure reasons that this GitLab knows.
-    known_reasons: Vec<String>,
     wire: TraceWire,
     stage: Stage,
     in_flight: Option<(RequestId, Call)>,
@@ -125,13 +123,7 @@ pub(super) enum News {
 }
 
 impl Exchange {
-    pub(super) fn new(
-        core: &Core,
-        job: JobId,
-        token: Secret,
-        debug_trace: bool,
-        known_reasons: Vec<String>,
-    ) -> Self {
+    pub(super) fn new(core: &Core, job: JobId, token: Secret, debug_trace: bool) -> Self {
         let config = &core.config;
         let stage = if config.commit {
             Stage::Committing {
@@ -142,7 +134,6 @@ impl Exchange {
         };
         Self {
             calls: JobCalls::new(core, job, token, debug_trace),
-            known_reasons,
             wire: TraceWire::new(core.now, config.trace_interval, config.patch_limit),
             stage,
             in_flight: None,
@@ -184,9 +175,9 @@ impl Exchange {
         self.wire.set_own(core.now, log);
     }
 
-    /// The job has come to its end here. `single`: only the state is told, and the first answer
-    /// counts, whatever it is.
-    pub(super) fn finish(&mut self, core: &Core, failure: Option<&Failure>, single: bool) {
+    /// The job has come to its end here, with a `failure` that this GitLab knows. `single`: only the
+    /// state is told, and the first answer counts, whatever it is.
+    pub(super) fn finish(&mut self, core: &Core, failure: Option<Failure>, single: bool) {
         let limit = core.config.final_update_limit;
         self.wire.retry();
         self.ask = false;
@@ -196,7 +187,7 @@ impl Exchange {
             } else {
                 JobState::Success
             },
-            failure: failure.map(|failure| failure.mapped(&self.known_reasons)),
+            failure,
             flush_until: core.now + limit / 2,
             until: core.now + limit,
             single,

@@ -58,7 +58,12 @@ enum Work {
         plan: Plan,
     },
     /// It cannot be run: what to say in its log and to GitLab.
-    Refuse { text: String, failure: Failure },
+    Refuse {
+        text: String,
+        failure: Failure,
+        /// As in the payload, if it could be read.
+        known_reasons: Vec<String>,
+    },
 }
 
 #[derive(Debug)]
@@ -92,7 +97,6 @@ impl JobMachine {
             payload.id,
             payload.token.clone(),
             payload.is_debug_trace(),
-            payload.features.failure_reasons.clone(),
         );
         let config = &core.config;
         let id = payload.id;
@@ -101,7 +105,11 @@ impl JobMachine {
                 payload: Arc::new(payload),
                 plan,
             },
-            Err((text, failure)) => Work::Refuse { text, failure },
+            Err((text, failure)) => Work::Refuse {
+                text,
+                failure,
+                known_reasons: payload.features.failure_reasons,
+            },
         };
         Self::with(id, work, exchange, once)
     }
@@ -110,8 +118,13 @@ impl JobMachine {
     pub(super) fn unreadable(core: &Core, id: JobId, token: Secret, why: &str, once: bool) -> Self {
         let text = format!("the job that GitLab handed out cannot be understood: {why}");
         let failure = Failure::new(FailureReason::RunnerSystemFailure);
-        let exchange = Exchange::new(core, id, token, false, Vec::new());
-        Self::with(id, Work::Refuse { text, failure }, exchange, once)
+        let exchange = Exchange::new(core, id, token, false);
+        let work = Work::Refuse {
+            text,
+            failure,
+            known_reasons: Vec::new(),
+        };
+        Self::with(id, work, exchange, once)
     }
 
     fn with(id: JobId, work: Work, exchange: Exchange, once: bool) -> Self {
@@ -293,7 +306,7 @@ impl JobMachine {
                 core.notice(Notice::JobDropped { job: self.id, why });
                 self.polled(core, PollOutcome::NoJob);
                 self.state = State::Finishing;
-                self.exchange.finish(core, self.failure.as_ref(), true);
+                self.exchange.finish(core, self.known_failure(), true);
             }
             News::Canceling => self.cancel(core),
             News::Ended(why) if committing => {
@@ -335,7 +348,7 @@ impl JobMachine {
                 self.polled(core, PollOutcome::Started(self.id));
                 core.job(self.id, start);
             }
-            Work::Refuse { text, failure } => {
+            Work::Refuse { text, failure, .. } => {
                 let log = format!("{}\n", error_line(&format!("Job failed: {text}")));
                 self.failure = Some(failure.clone());
                 self.exchange.set_own_log(core, log.into());
@@ -464,8 +477,18 @@ impl JobMachine {
         } else {
             self.polled(core, PollOutcome::NoJob);
             self.state = State::Finishing;
-            self.exchange.finish(core, self.failure.as_ref(), false);
+            self.exchange.finish(core, self.known_failure(), false);
         }
+    }
+
+    /// Why it failed, in words that GitLab knows.
+    fn known_failure(&self) -> Option<Failure> {
+        let known = match &self.work {
+            Work::Run { payload, .. } => &payload.features.failure_reasons[..],
+            Work::Refuse { known_reasons, .. } => known_reasons,
+        };
+        let failure = self.failure.as_ref();
+        failure.map(|failure| failure.mapped(known))
     }
 
     fn done(&mut self, core: &mut Core) {

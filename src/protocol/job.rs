@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{
+    Value,
+    de::{Deserializer, Read},
+};
 
 use crate::{ids::JobId, secret::Secret};
 
@@ -101,10 +104,12 @@ impl JobPayload {
     /// error holds id and token if they can be found all the same, so that the job can be reported
     /// as failed.
     pub fn parse(body: &[u8]) -> Result<Self, PayloadError> {
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let payload = Self::read(&mut deserializer)
-            .and_then(|payload| deserializer.end().map(|()| payload))
-            .map_err(|error| PayloadError::unreadable(body, &error))?;
+        let read = match std::str::from_utf8(body) {
+            // Checked as a whole, it need not be checked text by text.
+            Ok(text) => Self::read_all(Deserializer::from_str(text)),
+            Err(_) => Self::read_all(Deserializer::from_slice(body)),
+        };
+        let payload = read.map_err(|error| PayloadError::unreadable(body, &error))?;
         let bad = |place: &str, problem: &str| {
             PayloadError::at(body, place.to_owned(), problem.to_owned())
         };
@@ -115,6 +120,12 @@ impl JobPayload {
         if good_token(payload.token.clone()).is_none() {
             return Err(bad("token", "expected a token in visible ASCII"));
         }
+        Ok(payload)
+    }
+
+    fn read_all<'de, R: Read<'de>>(mut body: Deserializer<R>) -> serde_json::Result<Option<Self>> {
+        let payload = Self::read(&mut body)?;
+        body.end()?;
         Ok(payload)
     }
 

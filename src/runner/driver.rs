@@ -21,6 +21,7 @@ use futures::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    blocking::Blocking,
     exchange,
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
     notice,
@@ -101,6 +102,8 @@ impl Driver {
         let now = adapter.now();
         let options = task::Options {
             adapter: Arc::clone(&adapter),
+            quick: Blocking::new(Arc::clone(&adapter), 1),
+            slow: Blocking::new(Arc::clone(&adapter), 4),
             inbox: Arc::clone(&inbox),
             build_dir,
             wall_origin,
@@ -381,13 +384,12 @@ impl Driver {
             return;
         };
         let log = Arc::clone(&entry.log);
-        let work = Box::new(move || {
+        self.options.slow.spawn(move || {
             if let Err(error) = log.spill() {
                 let what = "a part of its log cannot be stored on disk and stays in memory";
                 notice::trouble_with_job(job, &format!("{what}: {error}"));
             }
         });
-        self.adapter.spawn(self.adapter.unblock(work));
     }
 
     fn start(&mut self, job: JobId, payload: Arc<JobPayload>) {

@@ -1,5 +1,6 @@
 //! The facade: a [`Runner`] that asks for jobs and runs them, and what is behind it.
 
+mod blocking;
 mod builder;
 mod collect;
 mod driver;
@@ -315,6 +316,9 @@ impl RunnerHandle {
     /// Asks for no more jobs and cancels those that run: they are reported to GitLab as
     /// interrupted. Then [`Runner::run`] returns. Final, and stronger than an earlier
     /// [`drain`](Self::drain).
+    ///
+    /// While GitLab cannot be reached, the reports are tried for up to an hour; who cannot wait so
+    /// long drops the runtime.
     pub fn abort(&self) {
         self.shared.stop(StopMode::Abort);
     }

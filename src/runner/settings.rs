@@ -106,13 +106,15 @@ fn server_url(url: &Url) -> Result<ServerUrl, RunError> {
 }
 
 /// What cannot stand in a header would be left out there, and GitLab would say that it is missing.
+/// Whether what can is a token is for GitLab to say.
 fn check_token(token: &Secret) -> Result<(), RunError> {
     let token = token.expose();
-    if !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let is_sendable = token.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if is_sendable && !token.trim().is_empty() && token.trim() == token {
         return Ok(());
     }
-    let detail = "the runner token is empty, or holds white space or other characters that no token \
-                  has: was it read from a file with its line end?";
+    let detail = "the runner token is empty, or holds characters that no token has: was it read from \
+                  a file with its line end?";
     Err(RunError::new(RunErrorKind::InvalidToken, detail))
 }
 

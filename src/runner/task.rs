@@ -24,6 +24,7 @@ use futures::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    blocking::Blocking,
     collect::Collector,
     inbox::{Inbox, Message},
     notice,
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     WallTime,
-    adapter::{Adapter, unblock},
+    adapter::Adapter,
     artifact,
     handler::{Colour, Context, Fetch, Job, JobLog, JobState, Phase, Scope},
     ids::{ArtifactId, DownloadId, JobId},
@@ -45,6 +46,10 @@ use crate::{
 /// What all tasks of a runner share.
 pub(super) struct Options {
     pub(super) adapter: Arc<dyn Adapter>,
+    /// For one call of the file system in the build directory, which lets in only one at a time.
+    pub(super) quick: Arc<Blocking>,
+    /// For what takes longer.
+    pub(super) slow: Arc<Blocking>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) build_dir: PathBuf,
     /// The wall clock at the origin of the adapter's time.
@@ -95,6 +100,8 @@ impl Packed {
 /// One job on its way.
 pub(super) struct Task {
     adapter: Arc<dyn Adapter>,
+    quick: Arc<Blocking>,
+    slow: Arc<Blocking>,
     dir: PathBuf,
     trace_limit: u64,
     payload: Arc<JobPayload>,
@@ -133,6 +140,8 @@ impl Task {
             spool_dir: options.build_dir.clone(),
             wall: options.wall_origin,
             adapter: Arc::clone(&options.adapter),
+            quick: Arc::clone(&options.quick),
+            slow: Arc::clone(&options.slow),
             dir: options.build_dir.join(payload.id.to_string()),
             trace_limit: options.trace_limit,
             make: process.make,
@@ -153,6 +162,8 @@ impl Task {
     pub(super) async fn run(self) {
         let Self {
             adapter,
+            quick,
+            slow,
             mut dir,
             trace_limit,
             payload,
@@ -170,7 +181,7 @@ impl Task {
         log.open(spool(&payload, trace_limit));
         let state = Arc::new(JobState::default());
 
-        let made = match make_dir(&*adapter, dir.clone()).await {
+        let made = match make_dir(&quick, dir.clone()).await {
             Ok(made) => {
                 dir = made;
                 let job = Job::new(
@@ -197,7 +208,7 @@ impl Task {
         let mut handler = match made {
             Ok(handler) => handler,
             Err(failure) => {
-                remove_dir(&*adapter, &dir, &duty).await;
+                remove_dir(&quick, &slow, &dir, &duty).await;
                 let trace = log.finish();
                 return duty.answer(JobInput::Declined { failure, trace });
             }
@@ -254,7 +265,7 @@ impl Task {
                         }
                     }
                     drop_handler(&scope, &log, handler);
-                    remove_dir(&*adapter, &dir, &duty).await;
+                    remove_dir(&quick, &slow, &dir, &duty).await;
                     let trace = log.finish();
                     return duty.answer(JobInput::CleanedUp { trace });
                 }
@@ -401,7 +412,7 @@ fn spool(payload: &JobPayload, limit: u64) -> TraceSpool {
 const SAME_NUMBER: u32 = 1000;
 
 /// Makes a directory for this job alone: `wanted`, or the same with a number behind it.
-async fn make_dir(adapter: &dyn Adapter, wanted: PathBuf) -> io::Result<PathBuf> {
+async fn make_dir(quick: &Arc<Blocking>, wanted: PathBuf) -> io::Result<PathBuf> {
     let make = move || {
         if let Some(parent) = wanted.parent() {
             fs::create_dir_all(parent)?;
@@ -419,12 +430,17 @@ async fn make_dir(adapter: &dyn Adapter, wanted: PathBuf) -> io::Result<PathBuf>
         }
         Err(io::ErrorKind::AlreadyExists.into())
     };
-    unblock(adapter, make).await.unwrap_or_else(|| Err(lost()))
+    quick.run(make).await.unwrap_or_else(|| Err(lost()))
 }
 
-async fn remove_dir(adapter: &dyn Adapter, dir: &Path, duty: &Duty) {
+async fn remove_dir(quick: &Arc<Blocking>, slow: &Arc<Blocking>, dir: &Path, duty: &Duty) {
     let path = dir.to_owned();
-    let removed = unblock(adapter, move || fs::remove_dir_all(path)).await;
+    let mut removed = quick.run(move || fs::remove_dir(path)).await;
+    if matches!(removed, Some(Err(_))) {
+        // Most likely it is not empty.
+        let path = dir.to_owned();
+        removed = slow.run(move || fs::remove_dir_all(path)).await;
+    }
     match removed {
         Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
             let kind = error.kind();

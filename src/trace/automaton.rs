@@ -1,14 +1,36 @@
 //! The patterns of a masker, and the automaton that finds all of them in one pass.
 
+use std::borrow::Cow;
+
 use aho_corasick::{
     Anchored,
     automaton::{Automaton, StateID},
     dfa, nfa,
 };
 
+/// The prefixes of GitLab's own tokens. What follows one of them is always masked.
+pub const DEFAULT_TOKEN_PREFIXES: &[&str] = &[
+    "glpat-",
+    "gloas-",
+    "gldt-",
+    "glrt-",
+    "glcbt-",
+    "glrtr-",
+    "glptt-",
+    "glft-",
+    "glimt-",
+    "glagent-",
+    "glsoat-",
+    "glffct-",
+    "_gitlab_session=",
+    "gltok-",
+];
+
+pub(super) type Pattern = Cow<'static, [u8]>;
+
 /// What to look for: the values, then the token prefixes, then the end of a URL parameter's name.
 pub(super) struct Patterns {
-    bytes: Vec<Box<[u8]>>,
+    bytes: Vec<Pattern>,
     values: usize,
 }
 
@@ -42,11 +64,11 @@ pub(super) struct Node {
 }
 
 impl Patterns {
-    pub(super) fn new(values: Vec<Box<[u8]>>, prefixes: Vec<Box<[u8]>>) -> Self {
+    pub(super) fn new(values: Vec<Pattern>, prefixes: Vec<Pattern>) -> Self {
         let count = values.len();
         let mut bytes = values;
         bytes.extend(prefixes);
-        bytes.push(Box::from(*b"="));
+        bytes.push(Cow::Borrowed(b"="));
         Self {
             bytes,
             values: count,
@@ -59,6 +81,12 @@ impl Patterns {
 
     pub(super) fn prefixes(&self) -> usize {
         self.bytes.len() - 1 - self.values
+    }
+
+    /// All but the equals sign.
+    pub(super) fn values_and_prefixes(&self) -> impl Iterator<Item = &[u8]> {
+        let all = self.bytes.iter().map(|pattern| &**pattern);
+        all.take(self.bytes.len() - 1)
     }
 
     /// Their lengths taken together: no automaton has more states than that, and a few.
@@ -188,7 +216,7 @@ fn visits<A: Automaton>(automaton: &A, start: StateID, patterns: &Patterns) -> V
     for (index, pattern) in patterns.bytes.iter().enumerate() {
         let (mut state, mut suffix) = (start, start);
         let mut len = 0;
-        for &byte in pattern {
+        for &byte in &**pattern {
             state = automaton.next_state(Anchored::No, state, byte);
             if len > 0 {
                 suffix = automaton.next_state(Anchored::No, suffix, byte);

@@ -17,8 +17,9 @@
 //!
 //! # How it streams
 //!
-//! One automaton finds all values, all token prefixes, and `=` (which is then looked at backwards
-//! for a name). After a byte at `end`, its state gives the *depth*: the length of the longest suffix
+//! A piece in which a vectorized search finds the start of no pattern is passed on as it is. For the
+//! others, one automaton finds all values, all token prefixes, and `=` (which is then looked at
+//! backwards for a name). After a byte at `end`, its state gives the *depth*: the length of the longest suffix
 //! of the input that is a proper prefix of a value. All before `settled = end - depth` is decided:
 //!
 //! 1. A value that ends later starts at `settled` or after it. For if it starts at `s < end`, the
@@ -37,32 +38,15 @@
 //! `settled` never moves back: a start that is possible after the next byte was possible before it.
 //! Fewer bytes cannot be held: those after `settled` do become a secret if the right bytes follow.
 
-use std::{collections::BTreeSet, fmt, ops::Range};
+use std::{borrow::Cow, collections::BTreeSet, fmt, ops::Range};
 
 use aho_corasick::automaton::{Automaton, StateID};
 
 use super::{
-    automaton::{Compact, Fast, Node, Patterns, Scanner},
+    automaton::{Compact, DEFAULT_TOKEN_PREFIXES, Fast, Node, Pattern, Patterns, Scanner},
+    prefilter::Prefilter,
     utf8,
 };
-
-/// The prefixes of GitLab's own tokens. What follows one of them is always masked.
-pub const DEFAULT_TOKEN_PREFIXES: &[&str] = &[
-    "glpat-",
-    "gloas-",
-    "gldt-",
-    "glrt-",
-    "glcbt-",
-    "glrtr-",
-    "glptt-",
-    "glft-",
-    "glimt-",
-    "glagent-",
-    "glsoat-",
-    "glffct-",
-    "_gitlab_session=",
-    "gltok-",
-];
 
 /// Names of URL parameters whose values are secret.
 const SECRET_PARAMETERS: &[&[u8]] = &[
@@ -79,10 +63,11 @@ const MASK: &[u8] = b"[MASKED]";
 /// The longest name, and the `?` or `&` before it.
 const LOOK_BACK: usize = 21;
 
-/// Long writes are taken in pieces, which bounds the list of spans.
-const PIECE: usize = 32 << 10;
+/// Long writes are taken in pieces, which bounds the list of spans. One with nothing to mask in it
+/// is passed on unread by the automaton, so they are not much longer than a line.
+const PIECE: usize = 2 << 10;
 
-/// A log of this length is worth the time to build the fast automaton, ...
+/// So many bytes seen by an automaton are worth the time to build the fast one, ...
 const FAST_FROM: u64 = 256 << 10;
 /// ... if the patterns leave it at about a megabyte.
 const FAST_UP_TO: usize = 4 << 10;
@@ -92,13 +77,23 @@ const FAST_UP_TO: usize = 4 << 10;
 /// Bytes that may yet become a secret are held back until that is decided, and no others. `Debug`
 /// shows counts only.
 pub struct Masker {
-    patterns: Patterns,
-    engine: Engine,
+    /// `None` masks nothing.
+    finder: Option<Finder>,
     stream: Stream,
 }
 
+/// What finds the secrets.
+struct Finder {
+    patterns: Patterns,
+    prefilter: Option<Prefilter>,
+    engine: Engine,
+    /// How many bytes an automaton has seen.
+    scanned: u64,
+}
+
 enum Engine {
-    Off,
+    /// Not built before it is needed: many a job ends without.
+    None,
     Compact(Compact),
     Fast(Fast),
 }
@@ -122,77 +117,103 @@ impl Masker {
         }
         let mut prefixes = BTreeSet::new();
         for prefix in DEFAULT_TOKEN_PREFIXES {
-            add(&mut prefixes, prefix);
+            prefixes.insert(Cow::Borrowed(prefix.as_bytes()));
         }
         for prefix in token_prefixes {
             add(&mut prefixes, prefix.as_ref());
         }
         let patterns = Patterns::new(wanted.into_iter().collect(), prefixes.into_iter().collect());
-        let scanner = Compact::compact(&patterns);
-        Self {
-            stream: Stream::new(scanner.start()),
-            engine: Engine::Compact(scanner),
+        let finder = Finder {
+            prefilter: Prefilter::new(&patterns),
             patterns,
+            engine: Engine::None,
+            scanned: 0,
+        };
+        Self {
+            finder: Some(finder),
+            stream: Stream::default(),
         }
     }
 
     /// Masks nothing at all and holds nothing back.
     pub fn none() -> Self {
         Self {
-            patterns: Patterns::new(Vec::new(), Vec::new()),
-            engine: Engine::Off,
-            stream: Stream::new(StateID::default()),
+            finder: None,
+            stream: Stream::default(),
         }
     }
 
     /// Takes the next bytes of the stream and passes on what is decided, in order, in as many calls
     /// of `out` as it takes. If each write is made of whole characters, so is each call.
     pub fn write(&mut self, mut input: &[u8], mut out: impl FnMut(&[u8])) {
-        if let Engine::Off = self.engine {
+        let Some(finder) = &mut self.finder else {
             out(input);
             return;
-        }
+        };
         while !input.is_empty() {
             let (piece, rest) = input.split_at(piece_len(input));
             input = rest;
-            match &self.engine {
-                Engine::Off => {}
-                Engine::Compact(scanner) => self.stream.write(scanner, piece, &mut out),
-                Engine::Fast(scanner) => self.stream.write(scanner, piece, &mut out),
-            }
+            self.stream.resume(piece);
+            let depth = finder.scan(&mut self.stream, piece);
+            self.stream.settle(piece, depth, &mut out);
         }
-        self.speed_up();
     }
 
     /// Ends the stream: all that is held back is passed on. A later write begins a new stream.
     pub fn finish(&mut self, mut out: impl FnMut(&[u8])) {
         self.stream.flush(&[], self.stream.end, &mut out);
-        self.stream = Stream::new(match &self.engine {
-            Engine::Off => StateID::default(),
-            Engine::Compact(scanner) => scanner.start(),
-            Engine::Fast(scanner) => scanner.start(),
-        });
-    }
-
-    /// Changes to the fast automaton where it is in its first state, the one place in which both
-    /// know the same: nothing.
-    fn speed_up(&mut self) {
-        let Engine::Compact(scanner) = &self.engine else {
-            return;
-        };
-        if self.stream.end < FAST_FROM
-            || self.stream.state != scanner.start()
-            || self.patterns.total_len() > FAST_UP_TO
-        {
-            return;
-        }
-        self.use_fast();
+        self.stream = Stream::default();
     }
 
     /// To be called in the first state only.
+    #[cfg(test)]
     pub(super) fn use_fast(&mut self) {
-        if let Some(fast) = Fast::fast(&self.patterns) {
-            self.stream.state = fast.start();
+        if let Some(finder) = &mut self.finder {
+            finder.prefilter = None;
+            finder.use_fast();
+        }
+    }
+
+    /// Has every byte seen by the automaton.
+    #[cfg(test)]
+    pub(super) fn without_prefilter(mut self) -> Self {
+        if let Some(finder) = &mut self.finder {
+            finder.prefilter = None;
+        }
+        self
+    }
+}
+
+impl Finder {
+    /// Looks at the next bytes of `stream`, and gives the depth behind them.
+    fn scan(&mut self, stream: &mut Stream, piece: &[u8]) -> usize {
+        if stream.state.is_none() {
+            let prefilter = self.prefilter.as_ref();
+            if prefilter.is_some_and(|prefilter| prefilter.is_clean(piece)) {
+                return 0;
+            }
+            // The first state is the one place in which both automata know the same: nothing.
+            if self.scanned >= FAST_FROM && self.patterns.total_len() <= FAST_UP_TO {
+                self.use_fast();
+            }
+        }
+        if let Engine::None = self.engine {
+            self.engine = Engine::Compact(Compact::compact(&self.patterns));
+        }
+        self.scanned += piece.len() as u64;
+        match &self.engine {
+            // Just built.
+            Engine::None => 0,
+            Engine::Compact(scanner) => stream.scan(scanner, piece),
+            Engine::Fast(scanner) => stream.scan(scanner, piece),
+        }
+    }
+
+    /// In the first state only.
+    fn use_fast(&mut self) {
+        if !matches!(self.engine, Engine::Fast(_))
+            && let Some(fast) = Fast::fast(&self.patterns)
+        {
             self.engine = Engine::Fast(fast);
         }
     }
@@ -200,9 +221,10 @@ impl Masker {
 
 impl fmt::Debug for Masker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let patterns = self.finder.as_ref().map(|finder| &finder.patterns);
         f.debug_struct("Masker")
-            .field("values", &self.patterns.values())
-            .field("token_prefixes", &self.patterns.prefixes())
+            .field("values", &patterns.map_or(0, Patterns::values))
+            .field("token_prefixes", &patterns.map_or(0, Patterns::prefixes))
             .field("held_bytes", &self.stream.held.len())
             .finish_non_exhaustive()
     }
@@ -223,8 +245,10 @@ impl Span {
 }
 
 /// Where the masker is in its input.
+#[derive(Default)]
 struct Stream {
-    state: StateID,
+    /// Of the automaton; `None` is its first one.
+    state: Option<StateID>,
     /// How much of the input was seen.
     end: u64,
     /// How much of it was passed on or masked.
@@ -246,31 +270,9 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(state: StateID) -> Self {
-        Self {
-            state,
-            end: 0,
-            done: 0,
-            printed: None,
-            waiting: Vec::new(),
-            held: Vec::new(),
-            url: None,
-            token: None,
-            token_end: 0,
-            before: [0; LOOK_BACK],
-        }
-    }
-
-    fn write<A: Automaton>(
-        &mut self,
-        scanner: &Scanner<A>,
-        piece: &[u8],
-        out: &mut impl FnMut(&[u8]),
-    ) {
-        if self.url.is_some() || self.token.is_some() {
-            self.resume(piece);
-        }
-        let mut state = self.state;
+    /// Lets the automaton see `piece`, and gives the depth behind it.
+    fn scan<A: Automaton>(&mut self, scanner: &Scanner<A>, piece: &[u8]) -> usize {
+        let mut state = self.state.unwrap_or(scanner.start());
         for (at, &byte) in piece.iter().enumerate() {
             let (next, special) = scanner.step(state, byte);
             state = next;
@@ -278,10 +280,14 @@ impl Stream {
                 self.on_match(*node, piece, at + 1);
             }
         }
-        self.state = state;
+        self.state = (state != scanner.start()).then_some(state);
+        scanner.depth(state)
+    }
+
+    /// Ends the piece: passes on what is decided, and holds the rest.
+    fn settle(&mut self, piece: &[u8], depth: usize, out: &mut impl FnMut(&[u8])) {
         self.end += piece.len() as u64;
         self.remember(piece);
-        let depth = scanner.depth(state);
         if depth == 0 && self.waiting.is_empty() && self.done + piece.len() as u64 == self.end {
             self.done = self.end;
             out(piece);
@@ -439,9 +445,9 @@ fn to_usize(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
-fn add(set: &mut BTreeSet<Box<[u8]>>, text: &str) {
+fn add(set: &mut BTreeSet<Pattern>, text: &str) {
     if !text.is_empty() {
-        set.insert(text.as_bytes().into());
+        set.insert(Cow::Owned(text.as_bytes().to_vec()));
     }
 }
 

@@ -19,6 +19,7 @@
 mod automaton;
 mod chunks;
 mod mask;
+mod prefilter;
 mod utf8;
 
 use std::{fmt, ops::Range};
@@ -26,7 +27,8 @@ use std::{fmt, ops::Range};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use mask::{DEFAULT_TOKEN_PREFIXES, Masker};
+pub use automaton::DEFAULT_TOKEN_PREFIXES;
+pub use mask::Masker;
 
 use self::{chunks::Chunks, utf8::Repair};
 

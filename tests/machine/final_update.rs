@@ -285,3 +285,15 @@ fn an_empty_log_needs_no_patch() {
     let update = world.request();
     assert_eq!(update.json()["output"]["bytesize"], 0);
 }
+
+#[test]
+fn whatever_the_status_a_job_that_is_over_is_over() {
+    for status in [200, 202, 204, 400, 404, 409, 412, 413, 416, 429, 500, 502] {
+        for job_status in ["canceled", "failed"] {
+            let (mut world, update) = World::finishing(StepResult::Ok);
+            world.reply(&update, reply(status).job_status(job_status));
+            world.is_over();
+            world.no_request_for_the_job();
+        }
+    }
+}

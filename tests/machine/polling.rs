@@ -398,3 +398,39 @@ fn a_job_that_is_no_new_one_does_not_lead_to_a_storm_of_requests() {
     assert_eq!(poll.path, "jobs/request");
     assert!(wait >= 3 * SECOND, "{wait:?}");
 }
+
+#[test]
+fn a_caller_that_does_not_wait_is_made_to() {
+    // For a token that was refused, and for a server that conflicts.
+    for (verify, status) in [(true, 403), (false, 409)] {
+        let mut world = World::with(|config| config.verify = verify);
+        let from = world.now;
+        for _ in 0..10 {
+            world.input(Input::PollOnce);
+            let sent = world.next_request();
+            world.reply(&sent, reply(status));
+            assert!(world.polled.pop_front().is_some());
+        }
+        assert!(world.now.since(from) >= 4 * SECOND, "{status}");
+    }
+}
+
+#[test]
+fn jobs_that_cannot_be_read_do_not_come_at_wire_speed() {
+    let mut world = World::new();
+    world.input(Input::SetCapacity(5));
+    let end = world.now + Duration::from_secs(60);
+    let mut jobs = 0;
+    while world.now < end {
+        let sent = world.next_any();
+        let answer = match sent.path.as_str() {
+            "jobs/request" => {
+                jobs += 1;
+                reply(201).json(&json!({ "id": 1000 + jobs, "token": "glcbt-x", "steps": 5 }))
+            }
+            _ => reply(200),
+        };
+        world.reply(&sent, answer);
+    }
+    assert!((15..=25).contains(&jobs), "{jobs}");
+}

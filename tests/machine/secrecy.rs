@@ -33,7 +33,9 @@ fn no_token_shows_in_debug() {
             };
             let mut response = http::Response::new(body.into());
             *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
-            machine.handle_input(Time::ZERO, Input::Reply { request, response });
+            let input = Input::Reply { request, response };
+            shown += &format!("{input:?}");
+            machine.handle_input(Time::ZERO, input);
         }
     }
     assert!(shown.contains("Start"), "{shown}");
@@ -62,4 +64,28 @@ fn a_server_that_echoes_the_token_is_not_quoted() {
         reply(403).json(&json!({ "message": format!("no {JOB_TOKEN}") })),
     );
     assert!(!format!("{:?}", world.notices).contains(JOB_TOKEN));
+}
+
+#[test]
+fn no_part_of_a_token_is_left_where_a_text_is_cut() {
+    for before in 180..205 {
+        let mut world = World::new();
+        world.input(Input::SetCapacity(1));
+        let poll = world.request();
+        let message = format!("{}{TOKEN}", "x".repeat(before));
+        world.reply(&poll, reply(500).json(&json!({ "message": message })));
+        assert!(world.notice("could not ask"));
+        assert!(!world.notice(&TOKEN[..6]), "{before}: {:?}", world.notices);
+    }
+}
+
+#[test]
+fn the_target_of_a_redirect_is_shown_without_what_may_be_secret() {
+    let mut world = World::new();
+    world.input(Input::SetCapacity(1));
+    let poll = world.request();
+    let location = format!("https://user:hunter2@elsewhere.example/{TOKEN}/x?key=hunter3#hunter4");
+    world.reply(&poll, reply(302).header("Location", &location));
+    assert!(world.notice("redirects to https://elsewhere.example/[MASKED]/x"));
+    assert!(!world.notice("hunter"));
 }

@@ -18,4 +18,5 @@ mod scale;
 mod secrets;
 mod simulator;
 mod start;
+mod user_code;
 mod world;

@@ -116,12 +116,15 @@ fn a_build_directory_without_a_name_is_seen_in_the_error() {
 #[test]
 fn a_token_that_cannot_be_one_is_sent_nowhere() {
     let world = World::new(58);
-    for token in ["", " ", "glrt-hidden\n", "glrt hidden", "glrt-hiddén"] {
+    for token in ["", " ", "glrt-hidden\n", "glrt-hiddén"] {
         let error = start(&world, URL, token, world.dir.path());
         assert_eq!(error.kind(), RunErrorKind::InvalidToken, "{token:?}");
         assert!(!format!("{error} {error:?}").contains("hidd"), "{error:?}");
     }
     assert_eq!(world.gitlab.with(|gitlab, _| gitlab.requests().len()), 0);
+    // The placeholder of the README is for GitLab to refuse.
+    let error = start(&world, URL, "runner token", world.dir.path());
+    assert_eq!(error.kind(), RunErrorKind::TokenRefused);
 }
 
 #[test]

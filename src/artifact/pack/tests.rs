@@ -276,6 +276,15 @@ fn what_has_no_safe_name_or_the_name_of_another_is_left_out() {
 }
 
 #[test]
+fn many_warnings_are_counted() {
+    let files = (0..80).map(|n| file(&format!("/{n}"), ""));
+    let (packed, warnings) = pack_all(files.collect(), &["**"], &order(ArtifactFormat::Zip));
+    assert!(packed.unwrap().is_none());
+    assert_eq!(warnings.len(), 51);
+    assert_eq!(warnings.last(), Some(&PackWarning::More { count: 30 }));
+}
+
+#[test]
 fn a_file_that_cannot_be_read_says_which() {
     let mut broken = file("broken", noise(3 << 20));
     for (fault, wanted) in [
@@ -347,7 +356,7 @@ fn packing_moves_between_threads<'a, U: UploadableFile + Send + 'static>(
     selection: &'a mut Selection,
     order: &'a PackOrder,
     adapter: &'a Arc<dyn Adapter>,
-    warn: Warn<'a>,
+    warn: &'a mut (dyn FnMut(PackWarning) + Send),
 ) -> BoxFuture<'a, Result<Option<Packed>, PackError>> {
     pack(files, selection, order, adapter, warn).boxed()
 }

@@ -124,6 +124,30 @@ fn masking_does_not_depend_on_the_cuts() {
     check(law);
 }
 
+/// The same with secrets that are long enough for the prefilter, and more text between them.
+#[test]
+fn masking_does_not_depend_on_the_prefilter() {
+    fn law(mut case: Case) -> bool {
+        case.values.retain(|value| value.trim().len() >= 3);
+        case.prefixes.retain(|prefix| prefix.len() >= 3);
+        let between = "tok ".repeat(9);
+        for (number, write) in case.writes.iter_mut().enumerate() {
+            match number % 3 {
+                0 => write.extend_from_slice(between.as_bytes()),
+                1 => write.splice(0..0, between.bytes()).for_each(drop),
+                _ => {}
+            }
+        }
+        let input = case.input();
+        let writes = || case.writes.iter().map(Vec::as_slice);
+        let with = run(&mut case.masker(), writes());
+        let without = run(&mut case.masker().without_prefilter(), writes());
+        let whole = run(&mut case.masker(), [input.as_slice()]);
+        [with, without, whole] == [(); 3].map(|()| case.expected(&input))
+    }
+    check(law);
+}
+
 /// What came out is right whatever comes next, and nothing waits without a reason.
 #[test]
 fn held_bytes_are_those_that_may_become_a_secret() {

@@ -130,6 +130,39 @@ fn where_the_official_runner_leaks() {
     }
 }
 
+/// Lines without a secret are not looked at closely; each that has one must be.
+#[test]
+fn a_secret_anywhere_in_a_long_line() {
+    let line = "0123456789 /usr/bin/gcc -O2 main.c ".repeat(3);
+    let secrets = [
+        ("hunter-2", "[MASKED]"),
+        ("xyz", "[MASKED]"),
+        ("glpat-a1", "glpat-[MASKED]"),
+        ("_gitlab_session=c", "_gitlab_session=[MASKED]"),
+        ("?Rss_TokEn=t", "?Rss_TokEn=[MASKED]"),
+        ("&x-amz-signaturE=t", "&x-amz-signaturE=[MASKED]"),
+        ("&x-amz-credentiAl=t", "&x-amz-credentiAl=[MASKED]"),
+    ];
+    for (secret, shown) in secrets {
+        let mut masker = masker(&["hunter-2", "xyz"], &[]);
+        for at in 0..=line.len() {
+            let (before, after) = line.split_at(at);
+            let whole = format!("{before}{secret} {after}\n");
+            let expected = format!("{before}{shown} {after}\n");
+            assert_eq!(text(&run(&mut masker, [whole.as_bytes()])), expected);
+            // Cut inside the secret, with clean lines around it.
+            let cut = at + 1 + at % (secret.len() - 1);
+            let writes = [&line[..], "\n", &whole[..cut], &whole[cut..], &line];
+            let shown = text(&run(&mut masker, writes.map(str::as_bytes)));
+            assert_eq!(
+                shown,
+                format!("{line}\n{expected}{line}"),
+                "{secret} at {at}"
+            );
+        }
+    }
+}
+
 #[test]
 fn nothing_is_masked_on_request() {
     let mut masker = Masker::none();

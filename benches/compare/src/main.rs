@@ -1,0 +1,55 @@
+//! Whole runs over loopback sockets: this crate, collabora's published one, and as the floor a bare
+//! client that sends the same requests. See `benches/README.md`.
+
+mod floor;
+mod process;
+mod report;
+mod runner;
+mod server;
+mod usage;
+mod work;
+
+use std::env;
+
+use crate::{process::Who, usage::Meter, work::Work};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), BoxError> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["profile", who, work, out] => {
+            let who = Who::parse(who).ok_or("no such client")?;
+            process::profile(who, work.parse()?, out.as_ref())
+        }
+        ["server", work] => server::serve(work.parse()?),
+        ["client", who, work, server] => {
+            let who = Who::parse(who).ok_or("no such client")?;
+            client(who, work.parse()?, server)
+        }
+        _ => report::report(&arguments),
+    }
+}
+
+/// Does the work and prints what it has cost.
+fn client(who: Who, work: Work, server: &str) -> Result<(), BoxError> {
+    let build_dir = tempfile::tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let usage = runtime.block_on(async {
+        let meter = Meter::start();
+        match who {
+            Who::Floor => floor::run(server, work).await?,
+            Who::Ours => runner::ours::run(server, work, build_dir.path()).await?,
+            #[cfg(feature = "collabora")]
+            Who::Theirs => runner::theirs::run(server, work, build_dir.path()).await?,
+            #[cfg(not(feature = "collabora"))]
+            Who::Theirs => return Err("built without collabora's crate".into()),
+        }
+        Ok::<_, BoxError>(meter.stop())
+    })?;
+    println!("{}", serde_json::to_string(&usage)?);
+    Ok(())
+}
