@@ -8,18 +8,18 @@ use super::{ArtifactFormat, ArtifactSpec};
 
 /// The name of the file that an artifact is packed into.
 ///
-/// `name` is the artifact's own with its variables expanded. Without one the file is named as
-/// GitLab's runner names it, `artifacts`. Of a path only the last part counts, and if nothing is
-/// left of it, it is `default`. zip adds `.zip`, gzip `.gz`, raw nothing. What has no place in a
-/// file name or in a header (quotes, control characters, backslashes) becomes `_`; what is too long
-/// for a file name is cut.
+/// `name` is the artifact's own with its variables expanded. Of a path only the last part counts.
+/// Without a name, or if nothing is left of it, the file is named as GitLab's runner names it:
+/// `default`. zip adds `.zip`, gzip `.gz`, raw nothing. What has no place in a file name or in a
+/// header (quotes, control characters, backslashes) becomes `_`; what is too long for a file name
+/// is cut.
 pub fn artifact_file_name(name: Option<&str>, format: Option<&ArtifactFormat>) -> String {
     let extension = match format {
         None | Some(ArtifactFormat::Zip) => ".zip",
         Some(ArtifactFormat::Gzip) => ".gz",
         Some(_) => "",
     };
-    let name = name.unwrap_or("artifacts").trim_end_matches('/');
+    let name = name.unwrap_or_default().trim_end_matches('/');
     let base = name.rsplit('/').next().unwrap_or_default();
     let base = match base {
         "" | "." | ".." => "default",
@@ -172,9 +172,9 @@ mod tests {
         use ArtifactFormat::{Gzip, Raw, Zip};
 
         for (name, format, wanted) in [
-            (None, None, "artifacts.zip"),
-            (None, Some(Gzip), "artifacts.gz"),
-            (None, Some(Raw), "artifacts"),
+            (None, None, "default.zip"),
+            (None, Some(Gzip), "default.gz"),
+            (None, Some(Raw), "default"),
             (Some("junit.xml"), Some(Gzip), "junit.xml.gz"),
             (Some("a/b/c d"), Some(Zip), "c d.zip"),
             (Some("a/b/"), Some(Zip), "b.zip"),

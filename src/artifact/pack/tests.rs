@@ -86,7 +86,7 @@ fn a_zip_holds_the_files_in_the_order_of_their_names() {
         file("b/ä\\b", "odd"),
     ];
     let packed = packed(files, &["b", "*.txt"], &order(ArtifactFormat::Zip));
-    assert_eq!((packed.files, &*packed.file_name), (5, "artifacts.zip"));
+    assert_eq!((packed.files, &*packed.file_name), (5, "default.zip"));
 
     let mut zip = unzip(&packed);
     let names: Vec<_> = zip
