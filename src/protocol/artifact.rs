@@ -8,10 +8,11 @@ use super::{ArtifactFormat, ArtifactSpec};
 
 /// The name of the file that an artifact is packed into.
 ///
-/// `name` is the artifact's own with its variables expanded. Of a path only the last part counts. If
-/// there is none, or nothing is left of it, it is `default`, as GitLab's own runner calls it. zip adds `.zip`, gzip `.gz`, raw nothing. What has no place in a
-/// file name or in a header (quotes, control characters, backslashes) becomes `_`; what is too long
-/// for a file name is cut.
+/// `name` is the artifact's own with its variables expanded. Of a path only the last part counts.
+/// Without a name, or if nothing is left of it, the file is named as GitLab's runner names it:
+/// `default`. zip adds `.zip`, gzip `.gz`, raw nothing. What has no place in a file name or in a
+/// header (quotes, control characters, backslashes) becomes `_`; what is too long for a file name
+/// is cut.
 pub fn artifact_file_name(name: Option<&str>, format: Option<&ArtifactFormat>) -> String {
     let extension = match format {
         None | Some(ArtifactFormat::Zip) => ".zip",
