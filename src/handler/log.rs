@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     ops::Range,
-    path::Path,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -31,22 +31,30 @@ pub(crate) struct JobLog {
     spilled: Mutex<Option<Arc<SpillFile>>>,
     /// Whether older bytes are about to be stored, or could not be.
     spilling: AtomicBool,
+    /// Held by who stores them. False once they could not be.
+    can_spill: Mutex<bool>,
+    /// Where to.
+    dir: PathBuf,
     tell: Box<dyn Fn(LogNews) + Send + Sync>,
 }
 
 /// What the driver is told of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum LogNews {
     /// There are new bytes, and it did not know that the log grows.
     Grew,
     /// Much of it is in memory: [`JobLog::spill`] is to be called where blocking is allowed.
     Swelled,
+    /// It could not be stored and stays there.
+    NotStored(io::Error),
 }
 
 /// So much of a log stays in memory.
 const HOT: u64 = 1 << 20;
-/// Older bytes are stored in pieces of about this size.
-const SPILL_SIZE: u64 = 512 << 10;
+/// With so much, what is older is stored.
+const SWOLLEN: u64 = HOT + (512 << 10);
+/// Who writes faster than they are stored has to store them.
+const MOST: u64 = 3 << 20;
 
 enum Inner {
     /// There is no spool yet: lines of the runner that came too early.
@@ -72,13 +80,20 @@ pub(crate) enum Colour {
 }
 
 impl JobLog {
-    pub(crate) fn new(job: JobId, tell: impl Fn(LogNews) + Send + Sync + 'static) -> Self {
+    /// Stores in `dir` what is too much for the memory.
+    pub(crate) fn new(
+        job: JobId,
+        dir: PathBuf,
+        tell: impl Fn(LogNews) + Send + Sync + 'static,
+    ) -> Self {
         Self {
             job,
             awake: AtomicBool::new(false),
             inner: Mutex::new(Inner::Early(Vec::new())),
             spilled: Mutex::default(),
             spilling: AtomicBool::new(false),
+            can_spill: Mutex::new(true),
+            dir,
             tell: Box::new(tell),
         }
     }
@@ -202,13 +217,28 @@ impl JobLog {
         })
     }
 
-    /// Stores older bytes in a file in `dir` and frees their memory. Blocks.
-    ///
-    /// # Errors
-    /// When the file cannot be written. Nothing is lost then, and it is not tried again.
-    pub(crate) fn spill(&self, dir: &Path) -> io::Result<()> {
+    /// Stores older bytes in a file and frees their memory. Blocks. When that fails, nothing is lost,
+    /// and it is not tried again.
+    pub(crate) fn spill(&self) {
+        let stored = {
+            let mut can_spill = lock(&self.can_spill);
+            if !*can_spill {
+                return;
+            }
+            let stored = self.store_cold();
+            *can_spill = stored.is_ok();
+            stored
+        };
+        match stored {
+            Ok(()) => self.spilling.store(false, Ordering::SeqCst),
+            // Outside of the lock: whoever hears of it may write to this log.
+            Err(error) => (self.tell)(LogNews::NotStored(error)),
+        }
+    }
+
+    fn store_cold(&self) -> io::Result<()> {
         while let Some((start, cold)) = self.cold() {
-            let file = self.spill_file(dir)?;
+            let file = self.spill_file()?;
             file.write(start, &cold)?;
             let len: usize = cold.iter().map(Bytes::len).sum();
             if let Inner::Open { spool, .. } | Inner::Finished { spool, .. } =
@@ -217,13 +247,14 @@ impl JobLog {
                 spool.forget(start + len as u64);
             }
         }
-        self.spilling.store(false, Ordering::SeqCst);
         Ok(())
     }
 
     fn cold(&self) -> Option<(u64, Vec<Bytes>)> {
         match &*lock(&self.inner) {
-            Inner::Open { spool, .. } | Inner::Finished { spool, .. } if is_swollen(spool) => {
+            Inner::Open { spool, .. } | Inner::Finished { spool, .. }
+                if spool.in_memory() >= SWOLLEN =>
+            {
                 let cold = spool.cold(HOT);
                 (!cold.is_empty()).then(|| (spool.start(), cold))
             }
@@ -231,11 +262,11 @@ impl JobLog {
         }
     }
 
-    fn spill_file(&self, dir: &Path) -> io::Result<Arc<SpillFile>> {
+    fn spill_file(&self) -> io::Result<Arc<SpillFile>> {
         let mut spilled = lock(&self.spilled);
         let file = match spilled.take() {
             Some(file) => file,
-            None => Arc::new(SpillFile::create(dir)?),
+            None => Arc::new(SpillFile::create(&self.dir)?),
         };
         Ok(Arc::clone(spilled.insert(file)))
     }
@@ -247,11 +278,12 @@ impl JobLog {
 
     /// Whether it was at rest until now.
     pub(crate) fn wake(&self) -> bool {
-        !self.awake.swap(true, Ordering::SeqCst)
+        // Looked at first, since it is awake at nearly all lines, and looking is cheap.
+        !self.awake.load(Ordering::SeqCst) && !self.awake.swap(true, Ordering::SeqCst)
     }
 
     fn write_all(&self, parts: &[&[u8]]) {
-        let swollen = {
+        let in_memory = {
             let mut inner = lock(&self.inner);
             let Inner::Open {
                 spool,
@@ -266,19 +298,18 @@ impl JobLog {
                     spool.write(part);
                 }
             }
-            is_swollen(spool)
+            spool.in_memory()
         };
         if self.wake() {
             (self.tell)(LogNews::Grew);
         }
-        if swollen && !self.spilling.swap(true, Ordering::SeqCst) {
+        if in_memory >= SWOLLEN && !self.spilling.swap(true, Ordering::SeqCst) {
             (self.tell)(LogNews::Swelled);
         }
+        if in_memory >= MOST {
+            self.spill();
+        }
     }
-}
-
-fn is_swollen(spool: &TraceSpool) -> bool {
-    spool.in_memory() >= HOT + SPILL_SIZE
 }
 
 impl fmt::Debug for JobLog {

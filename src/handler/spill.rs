@@ -57,11 +57,14 @@ impl SpillFile {
     }
 
     fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        let mut bytes = vec![0; len];
+        let len = range.end - range.start;
+        let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
         let mut file = lock(&self.0);
         file.seek(SeekFrom::Start(range.start))?;
-        file.read_exact(&mut bytes)?;
-        Ok(bytes.into())
+        if Read::take(&mut *file, len).read_to_end(&mut bytes)? as u64 == len {
+            Ok(bytes.into())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
     }
 }

@@ -298,13 +298,7 @@ impl Driver {
             return;
         };
         let log = Arc::clone(&entry.log);
-        let dir = self.options.build_dir.clone();
-        self.options.slow.spawn(move || {
-            if let Err(error) = log.spill(&dir) {
-                let what = "a part of its log cannot be stored on disk and stays in memory";
-                notice::trouble_with_job(job, &format!("{what}: {error}"));
-            }
-        });
+        self.options.slow.spawn(move || log.spill());
     }
 
     fn start(&mut self, job: JobId, payload: Arc<JobPayload>) {
@@ -325,11 +319,14 @@ impl Driver {
             return self.inbox.job(job, input);
         };
         let inbox = Arc::clone(&self.inbox);
-        let log = Arc::new(JobLog::new(job, move |news| {
-            inbox.push(match news {
-                LogNews::Grew => Message::LogGrew(job),
-                LogNews::Swelled => Message::LogSwelled(job),
-            });
+        let dir = self.options.build_dir.clone();
+        let log = Arc::new(JobLog::new(job, dir, move |news| match news {
+            LogNews::Grew => inbox.push(Message::LogGrew(job)),
+            LogNews::Swelled => inbox.push(Message::LogSwelled(job)),
+            LogNews::NotStored(error) => {
+                let what = "a part of its log cannot be stored on disk and stays in memory";
+                notice::trouble_with_job(job, &format!("{what}: {error}"));
+            }
         }));
         let (orders, received) = mpsc::unbounded();
         let forced = CancellationToken::new();
