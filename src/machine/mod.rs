@@ -62,7 +62,7 @@ use self::{
     core::Core,
     job::JobMachine,
     poller::{HandedOut, Poller},
-    timers::{Owner, Timers},
+    timers::{Armed, Owner, Timers},
 };
 use crate::{
     ids::{JobId, RequestId},
@@ -75,11 +75,19 @@ use crate::{
 pub struct RunnerMachine {
     core: Core,
     poller: Poller,
-    jobs: BTreeMap<JobId, JobMachine>,
+    jobs: BTreeMap<JobId, Live>,
     timers: Timers,
+    /// The poller's.
+    armed: Armed,
     stop: Option<StopMode>,
     stopped: bool,
     ignored: u64,
+}
+
+#[derive(Debug)]
+struct Live {
+    job: JobMachine,
+    armed: Armed,
 }
 
 /// Numbers for those who watch.
@@ -105,6 +113,7 @@ impl RunnerMachine {
             poller: Poller::default(),
             jobs: BTreeMap::new(),
             timers: Timers::default(),
+            armed: None,
             stop: None,
             stopped: false,
             ignored: 0,
@@ -121,15 +130,12 @@ impl RunnerMachine {
             Input::Reply { request, response } => self.on_answer(request, Ok(response)),
             Input::Spooled { request, len } => self.on_spooled(request, len),
             Input::Failed { request, error } => self.on_answer(request, Err(error)),
-            Input::Job { job, input } => match self.jobs.get_mut(&job) {
-                Some(machine) => {
-                    if !machine.on_input(&mut self.core, input) {
-                        self.ignored += 1;
-                    }
-                    self.settle(job);
+            Input::Job { job, input } => {
+                let done = self.with_job(job, |job, core| job.on_input(core, input));
+                if done != Some(true) {
+                    self.ignored += 1;
                 }
-                None => self.ignored += 1,
-            },
+            }
             Input::SetCapacity(capacity) => {
                 if self.stop.is_none() {
                     self.poller.set_capacity(capacity);
@@ -173,12 +179,12 @@ impl RunnerMachine {
         while let Some(owner) = self.timers.take_due(self.core.now) {
             match owner {
                 // Always follows, see `handle_input`.
-                Owner::Runner => {}
+                Owner::Runner => self.armed = None,
                 Owner::Job(id) => {
-                    if let Some(job) = self.jobs.get_mut(&id) {
-                        job.advance(&mut self.core);
+                    if let Some(live) = self.jobs.get_mut(&id) {
+                        live.armed = None;
                     }
-                    self.settle(id);
+                    self.with_job(id, JobMachine::advance);
                 }
             }
         }
@@ -192,10 +198,7 @@ impl RunnerMachine {
                 }
             }
             Some(Owner::Job(id)) => {
-                if let Some(job) = self.jobs.get_mut(&id) {
-                    job.on_answer(&mut self.core, request, answer);
-                }
-                self.settle(id);
+                self.with_job(id, |job, core| job.on_answer(core, request, answer));
             }
             None => self.ignored += 1,
         }
@@ -207,14 +210,12 @@ impl RunnerMachine {
             self.ignored += 1;
             return;
         };
-        if let Some(job) = self.jobs.get_mut(&id) {
-            if job.on_spooled(&mut self.core, request, len) {
-                self.core.requests.remove(&request);
-            } else {
-                self.ignored += 1;
-            }
+        let was_download = self.with_job(id, |job, core| job.on_spooled(core, request, len));
+        if was_download == Some(true) {
+            self.core.requests.remove(&request);
+        } else {
+            self.ignored += 1;
         }
-        self.settle(id);
     }
 
     fn on_handed_out(&mut self, HandedOut { payload, once }: HandedOut) {
@@ -250,12 +251,14 @@ impl RunnerMachine {
             }
             Entry::Vacant(entry) => {
                 self.core.unresolved += usize::from(once);
-                let job = entry.insert(job);
-                if self.stop == Some(StopMode::Abort) {
-                    job.interrupt(&mut self.core);
-                }
-                job.advance(&mut self.core);
-                self.settle(id);
+                entry.insert(Live { job, armed: None });
+                let abort = self.stop == Some(StopMode::Abort);
+                self.with_job(id, |job, core| {
+                    if abort {
+                        job.interrupt(core);
+                    }
+                    job.advance(core);
+                });
             }
         }
     }
@@ -270,44 +273,47 @@ impl RunnerMachine {
         if mode == StopMode::Abort {
             let ids: Vec<JobId> = self.jobs.keys().copied().collect();
             for id in ids {
-                if let Some(job) = self.jobs.get_mut(&id) {
-                    job.interrupt(&mut self.core);
-                    job.advance(&mut self.core);
-                }
-                self.settle(id);
+                self.with_job(id, |job, core| {
+                    job.interrupt(core);
+                    job.advance(core);
+                });
             }
         }
     }
 
-    /// After every reaction of a job: its deadline, or its end.
-    fn settle(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get(&id) else {
-            return;
+    /// Lets a job react; after that, its deadline or its end. `None` if there is no such job.
+    fn with_job<R>(
+        &mut self,
+        id: JobId,
+        react: impl FnOnce(&mut JobMachine, &mut Core) -> R,
+    ) -> Option<R> {
+        let Live { job, armed } = self.jobs.get_mut(&id)?;
+        let result = react(job, &mut self.core);
+        let deadline = if job.is_done() {
+            None
+        } else {
+            job.deadline(&self.core)
         };
+        debug_assert!(
+            deadline.is_none_or(|(time, _)| time > self.core.now),
+            "job {id}: {deadline:?} is not after {}",
+            self.core.now
+        );
+        self.timers.set(Owner::Job(id), armed, deadline);
         if job.is_done() {
             if job.is_refused() {
                 self.poller.pause(&mut self.core);
             }
             self.jobs.remove(&id);
-            self.timers.set(Owner::Job(id), None);
-        } else {
-            let deadline = job.deadline(&self.core);
-            debug_assert!(
-                deadline.is_none_or(|(time, _)| time > self.core.now),
-                "job {id}: {deadline:?} is not after {}",
-                self.core.now
-            );
-            self.timers.set(Owner::Job(id), deadline);
         }
+        Some(result)
     }
 
     /// After every input: what is due for the runner, its deadline, or its end.
     fn advance_runner(&mut self) {
         self.poller.advance(&mut self.core, self.jobs.len());
-        self.timers.set(
-            Owner::Runner,
-            self.poller.deadline(&self.core, self.jobs.len()),
-        );
+        let deadline = self.poller.deadline(&self.core, self.jobs.len());
+        self.timers.set(Owner::Runner, &mut self.armed, deadline);
         if let Some(mode) = self.stop
             && !self.stopped
             && self.jobs.is_empty()

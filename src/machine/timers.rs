@@ -1,9 +1,6 @@
 //! One table of deadlines: at most one for the runner and one for each job.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use crate::{ids::JobId, time::Time};
 
@@ -60,43 +57,43 @@ pub(super) enum Owner {
     Job(JobId),
 }
 
+/// What an owner has in the table. It keeps that itself, so that it need not be looked up at each
+/// event: most change nothing.
+pub(super) type Armed = Option<(Time, Reason)>;
+
 /// The table.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
-    armed: BTreeMap<Owner, (Time, Reason)>,
-    queue: BTreeSet<(Time, Owner)>,
-}
+pub(super) struct Timers(BTreeMap<(Time, Owner), Reason>);
 
 impl Timers {
     /// Replaces the deadline of `owner`.
-    pub(super) fn set(&mut self, owner: Owner, deadline: Option<(Time, Reason)>) {
-        let old = match deadline {
-            Some(deadline) => self.armed.insert(owner, deadline),
-            None => self.armed.remove(&owner),
-        };
-        if old.map(|(time, _)| time) != deadline.map(|(time, _)| time) {
-            if let Some((time, _)) = old {
-                self.queue.remove(&(time, owner));
-            }
-            if let Some((time, _)) = deadline {
-                self.queue.insert((time, owner));
-            }
+    pub(super) fn set(&mut self, owner: Owner, armed: &mut Armed, deadline: Armed) {
+        if *armed == deadline {
+            return;
         }
+        if let Some((time, _)) = *armed {
+            self.0.remove(&(time, owner));
+        }
+        if let Some((time, reason)) = deadline {
+            self.0.insert((time, owner), reason);
+        }
+        *armed = deadline;
     }
 
     /// The next deadline.
     pub(super) fn next(&self) -> Option<(Time, Reason)> {
-        let (_, owner) = self.queue.first()?;
-        self.armed.get(owner).copied()
+        let ((time, _), reason) = self.0.first_key_value()?;
+        Some((*time, *reason))
     }
 
-    /// Takes one owner whose deadline has come.
+    /// Takes one owner whose deadline has come, and who is no longer armed then.
     pub(super) fn take_due(&mut self, now: Time) -> Option<Owner> {
-        let (time, owner) = *self.queue.first()?;
+        let first = self.0.first_entry()?;
+        let (time, owner) = *first.key();
         if time > now {
             return None;
         }
-        self.set(owner, None);
+        first.remove();
         Some(owner)
     }
 }
@@ -109,12 +106,17 @@ mod tests {
     fn the_earliest_deadline_comes_first_and_can_be_moved() {
         let mut timers = Timers::default();
         let (a, b) = (Owner::Job(JobId(1)), Owner::Job(JobId(2)));
-        timers.set(a, Some((Time::from_secs(5), Reason::Patch)));
-        timers.set(b, Some((Time::from_secs(3), Reason::KeepAlive)));
+        let (mut of_a, mut of_b) = (None, None);
+        timers.set(a, &mut of_a, Some((Time::from_secs(5), Reason::Patch)));
+        timers.set(b, &mut of_b, Some((Time::from_secs(3), Reason::KeepAlive)));
         assert_eq!(timers.next(), Some((Time::from_secs(3), Reason::KeepAlive)));
-        timers.set(b, Some((Time::from_secs(9), Reason::JobTimeout)));
+        timers.set(b, &mut of_b, Some((Time::from_secs(9), Reason::JobTimeout)));
         assert_eq!(timers.next(), Some((Time::from_secs(5), Reason::Patch)));
-        timers.set(a, Some((Time::from_secs(5), Reason::FinalUpdate)));
+        timers.set(
+            a,
+            &mut of_a,
+            Some((Time::from_secs(5), Reason::FinalUpdate)),
+        );
         assert_eq!(
             timers.next(),
             Some((Time::from_secs(5), Reason::FinalUpdate))
