@@ -324,23 +324,46 @@ impl fmt::Debug for JobLog {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::trace::Masker;
 
-    #[test]
-    fn a_writer_that_nobody_helps_stores_what_is_too_much() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = JobLog::new(JobId(1), dir.path().to_owned(), |_| ());
+    /// A log in `dir` to which 10 MiB were written while nobody else stored any of it.
+    fn written(dir: PathBuf) -> (JobLog, Vec<LogNews>) {
+        let (tell, told) = mpsc::channel();
+        let log = JobLog::new(JobId(1), dir, move |news| tell.send(news).unwrap());
         log.open(TraceSpool::new(Masker::none(), u64::MAX));
-        let chunk = [b'x'; 100_000];
-        for _ in 0..300 {
-            log.write(&chunk);
-            let Inner::Open { spool, .. } = &*lock(&log.inner) else {
-                panic!("closed");
-            };
-            assert!(spool.in_memory() <= MOST + chunk.len() as u64);
+        for _ in 0..20 {
+            log.write(&[b'x'; 512 << 10]);
         }
-        assert_eq!(log.mark().len, 30_000_000);
-        assert!(lock(&log.spilled).as_ref().unwrap().len() >= 20_000_000);
+        let told = told.try_iter().collect();
+        (log, told)
+    }
+
+    fn in_memory(log: &JobLog) -> u64 {
+        match &*lock(&log.inner) {
+            Inner::Open { spool, .. } => spool.in_memory(),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn who_writes_faster_than_the_log_is_stored_stores_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = written(dir.path().to_owned());
+        assert!(in_memory(&log) < MOST, "{}", in_memory(&log));
+        assert_eq!(log.mark().len, 10 << 20);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_stored_stays_in_memory_and_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, told) = written(dir.path().join("missing"));
+        assert_eq!(in_memory(&log), 10 << 20);
+        let failures = told
+            .iter()
+            .filter(|news| matches!(news, LogNews::NotStored(_)));
+        assert_eq!(failures.count(), 1);
     }
 }
