@@ -65,6 +65,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::{self, Future},
+    io,
     ops::RangeInclusive,
     sync::{Arc, Mutex},
     task::{Poll, Waker},
@@ -72,8 +73,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, future::BoxFuture};
-use http::{Request, Response};
+use futures::{StreamExt, future::BoxFuture, stream};
+use http::{Request, Response, header::CONTENT_LENGTH};
 
 use self::executor::{Executor, lock};
 use crate::{
@@ -287,7 +288,7 @@ impl World {
         match answer {
             Answer::Reply(response) => {
                 self.travel().await;
-                Ok(response.map(Body::Full))
+                Ok(reply(response))
             }
             Answer::Close | Answer::Hold(_) => Err(TransportError::new(
                 TransportErrorKind::Broken,
@@ -296,6 +297,25 @@ impl World {
             )),
         }
     }
+}
+
+/// What the runner hears of an answer: one whose body is shorter than it says breaks off.
+fn reply(response: Response<Bytes>) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let len = parts.headers.get(CONTENT_LENGTH);
+    let len = len.and_then(|len| len.to_str().ok()?.parse().ok());
+    let body = match len {
+        Some(len) if len > body.len() as u64 => {
+            let end = "the server closed the connection in the middle of the reply";
+            let end = io::Error::new(io::ErrorKind::UnexpectedEof, end);
+            Body::Stream {
+                len: Some(len),
+                chunks: stream::iter([Ok(body), Err(end)]).boxed(),
+            }
+        }
+        _ => Body::Full(body),
+    };
+    Response::from_parts(parts, body)
 }
 
 async fn collect(body: Body) -> Result<Bytes, TransportError> {

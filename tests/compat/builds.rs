@@ -5,6 +5,7 @@ use std::{
     borrow::Cow,
     error::Error,
     fmt,
+    io::Read as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -15,6 +16,7 @@ use std::{
 
 use gitlab_runner::{
     GitlabLayer, JobHandler, JobResult, Phase, Runner, RunnerBuilder, UploadableFile,
+    artifact::Artifact,
     job::{Dependency, Job, Variable},
     mock::{JobSpec, JobStatus},
     outputln,
@@ -53,6 +55,7 @@ fn find<'job>(job: &'job Job, prefix: &str) -> Option<Variable<'job>> {
 
 // 2.1 row 6: async_trait, a GAT, and the compatibility layer of tokio-util.
 struct BuildFile {
+    name: String,
     path: PathBuf,
 }
 
@@ -61,13 +64,27 @@ impl UploadableFile for BuildFile {
     type Data<'a> = Compat<File>;
 
     fn get_path(&self) -> Cow<'_, str> {
-        self.path.to_string_lossy()
+        Cow::Borrowed(&self.name)
     }
 
     async fn get_data(&self) -> Result<Self::Data<'_>, ()> {
         let file = File::open(&self.path).await.map_err(|_| ())?;
         Ok(file.compat())
     }
+}
+
+fn read(mut artifact: Artifact) -> std::io::Result<String> {
+    let names: Vec<String> = artifact.file_names().map(str::to_owned).collect();
+    let mut text = names.join(", ");
+    for at in 0..artifact.len() {
+        if let Some(mut file) = artifact.by_index(at) {
+            assert_eq!(file.path(), Some(file.name().into()));
+            text += " ";
+            file.read_to_string(&mut text)?;
+        }
+    }
+    assert!(!artifact.is_empty() && artifact.file("no such file").is_none());
+    Ok(text)
 }
 
 struct Builder {
@@ -101,6 +118,16 @@ impl Builder {
                     outputln!("{}", self.look_at(dependency).instrument(span).await);
                 }
             }
+            ("fetch", _) => {
+                for dependency in job.dependencies() {
+                    let Some(artifact) = dependency.download().await? else {
+                        continue;
+                    };
+                    // It moves to where blocking is allowed, and its files are read as any others.
+                    let text = tokio::task::spawn_blocking(move || read(artifact)).await??;
+                    outputln!("{}: {text}", self.look_at(dependency).await);
+                }
+            }
             ("write", name) => {
                 tokio::fs::write(job.build_dir().join(name), "built").await?;
             }
@@ -128,9 +155,10 @@ impl JobHandler<BuildFile> for Builder {
     ) -> Result<Box<dyn Iterator<Item = BuildFile> + Send>, ()> {
         let dir = self.job.build_dir().to_owned();
         let files = std::fs::read_dir(dir).map_err(|_| ())?;
-        Ok(Box::new(
-            files.flatten().map(|file| BuildFile { path: file.path() }),
-        ))
+        Ok(Box::new(files.flatten().map(|file| BuildFile {
+            name: file.file_name().to_string_lossy().into_owned(),
+            path: file.path(),
+        })))
     }
 
     async fn cleanup(&mut self) {
@@ -221,6 +249,32 @@ async fn a_builder_under_test() {
     );
     assert_eq!(steps.load(Ordering::Relaxed), 2);
     assert_eq!(cleaned.load(Ordering::Relaxed), 2);
+}
+
+// 2.1 rows 4 and 6: files go out of one job and into the next
+#[tokio::test]
+async fn what_one_job_builds_the_next_one_fetches() {
+    let world = World::new();
+    let (_layer, jobs) = GitlabLayer::new::<Registry>();
+    let [_, fetch] = world.enqueue_two(
+        JobSpec::script(["write out"])
+            .name("make")
+            .artifact_paths(["o*"]),
+        JobSpec::script(["fetch"]),
+    );
+    let mut runner = RunnerBuilder::new(world.url(), TOKEN, world.dir.path(), jobs)
+        .build()
+        .await;
+    bounded(async {
+        for _ in 0..2 {
+            let cleaned = Arc::default();
+            assert!(run_one(&mut runner, |job| Builder { job, cleaned }).await);
+        }
+    })
+    .await;
+    let log = world.log(fetch);
+    assert!(log.ends_with(" make: out built\n"), "{log}");
+    assert_eq!(world.report(fetch).status, JobStatus::Success);
 }
 
 // 2.1 row 8

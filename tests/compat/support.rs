@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use gitlab_runner::{
     JobId,
-    mock::{JobReport, JobSpec, MockGitlab, RequestRecord, http::Loopback},
+    mock::{JobReport, JobSpec, MockGitlab, PipelineSpec, RequestRecord, http::Loopback},
 };
 use tempfile::TempDir;
 use tracing::Dispatch;
@@ -42,6 +42,16 @@ impl World {
             gitlab.watch(job, true);
             job
         })
+    }
+
+    /// Two jobs, of which the second waits for the first and is given its artifacts.
+    pub(crate) fn enqueue_two(&self, first: JobSpec, second: JobSpec) -> [JobId; 2] {
+        let jobs = [first.stage("first"), second.stage("second")];
+        let pipeline = PipelineSpec::new(jobs).stages(["first", "second"]);
+        let jobs = self
+            .gitlab
+            .with(|gitlab, _| gitlab.enqueue_pipeline(pipeline));
+        jobs.unwrap().try_into().unwrap()
     }
 
     pub(crate) fn report(&self, job: JobId) -> JobReport {

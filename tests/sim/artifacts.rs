@@ -386,6 +386,19 @@ fn trouble_with_a_download_is_outlasted() {
 }
 
 #[test]
+fn a_download_that_is_cut_begins_anew() {
+    let world = World::new(16);
+    let (report, downloads) = make_and_take(&world, |_| {
+        let cut = Override::CutBody(100);
+        world
+            .gitlab
+            .with(|gitlab, _| gitlab.plan(Endpoint::ArtifactDownload, 1, cut));
+    });
+    assert_eq!(report.log_text(), TAKEN);
+    assert_eq!(downloads, 2);
+}
+
+#[test]
 fn what_expired_meanwhile_is_told_apart() {
     let world = World::new(12);
     let (report, _) = make_and_take(&world, |_| {

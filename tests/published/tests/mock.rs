@@ -1,11 +1,12 @@
 //! Against the mock that was published for collabora's `gitlab-runner` 0.3.2, which is strict about
 //! what it is sent. The crate `tracing` is not among the dependencies: `outputln!` does without.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
+use futures::io::Cursor;
 use gitlab_runner::{
     CancellableJobHandler, Failure, GitlabLayer, JobHandler, JobResult, Phase, Runner,
-    RunnerBuilder, job::Job, outputln,
+    RunnerBuilder, UploadableFile, job::Job, outputln,
 };
 use gitlab_runner_mock::{
     GitlabRunnerMock, MockJob, MockJobState, MockJobStepName, MockJobStepWhen,
@@ -146,6 +147,79 @@ impl CancellableJobHandler for Patient {
         token.cancelled().await;
         Ok(())
     }
+}
+
+struct Report;
+
+#[async_trait::async_trait]
+impl UploadableFile for Report {
+    type Data<'a> = Cursor<&'static [u8]>;
+
+    fn get_path(&self) -> Cow<'_, str> {
+        "out/report.xml".into()
+    }
+
+    async fn get_data(&self) -> Result<Self::Data<'_>, ()> {
+        Ok(Cursor::new(b"<testsuites/>"))
+    }
+}
+
+struct Makes;
+
+#[async_trait::async_trait]
+impl JobHandler<Report> for Makes {
+    async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+        Ok(())
+    }
+
+    async fn get_uploadable_files(
+        &mut self,
+    ) -> Result<Box<dyn Iterator<Item = Report> + Send>, ()> {
+        Ok(Box::new(std::iter::once(Report)))
+    }
+}
+
+#[tokio::test]
+async fn artifacts_arrive_with_what_they_are() {
+    let mock = GitlabRunnerMock::start().await;
+    let mut job = mock.job_builder("a job".to_owned());
+    let when = MockJobStepWhen::OnSuccess;
+    job.add_step(
+        MockJobStepName::Script,
+        vec!["make".to_owned()],
+        3600,
+        when,
+        false,
+    );
+    for (name, kind, format) in [
+        (None, "archive", "zip"),
+        (Some("junit.xml"), "junit", "gzip"),
+    ] {
+        job.add_artifact(
+            name.map(str::to_owned),
+            false,
+            vec!["out/*".to_owned()],
+            None,
+            kind.to_owned(),
+            Some(format.to_owned()),
+            None,
+        );
+    }
+    let job = job.build();
+    mock.enqueue_job(job.clone());
+    let (mut runner, _dir) = runner(&mock).await;
+    assert!(runner.request_job(|_| async { Ok(Makes) }).await.unwrap());
+    runner.drain().await;
+    assert_eq!(job.state(), MockJobState::Success);
+    let arrived: Vec<_> = job
+        .uploaded_artifacts()
+        .map(|it| [it.filename, it.artifact_type, it.artifact_format].map(Option::unwrap))
+        .collect();
+    let wanted = [
+        ["default.zip", "archive", "zip"],
+        ["junit.xml.gz", "junit", "gzip"],
+    ];
+    assert_eq!(arrived, wanted);
 }
 
 /// The clock stands still while requests are on their way, and else goes from timer to timer.
