@@ -358,6 +358,15 @@ pub enum Notice {
         /// The time it had.
         limit: Duration,
     },
+    /// A step of the job took longer than it may by itself.
+    StepTimedOut {
+        /// Which job.
+        job: JobId,
+        /// GitLab's name of the step.
+        step: String,
+        /// The time it had.
+        limit: Duration,
+    },
     /// A request for the job failed; it will be repeated.
     JobTrouble {
         /// Which job.
@@ -492,6 +501,13 @@ impl fmt::Display for Notice {
             Self::JobCanceling(job) => write!(f, "job {job} was cancelled"),
             Self::JobTimedOut { job, limit } => {
                 write!(f, "job {job} took longer than {} seconds", limit.as_secs())
+            }
+            Self::StepTimedOut { job, step, limit } => {
+                let seconds = limit.as_secs();
+                write!(
+                    f,
+                    "job {job}: its step {step:?} took longer than {seconds} seconds"
+                )
             }
             Self::JobTrouble {
                 job,

@@ -20,6 +20,8 @@ pub enum Reason {
     KeepAlive,
     /// The job has run out of time.
     JobTimeout,
+    /// A step has run out of its own time.
+    StepTimeout,
     /// A step was told to end and has not.
     CancelGrace,
     /// The clean-up has run out of time.
@@ -41,6 +43,7 @@ impl fmt::Display for Reason {
             Self::Patch => "patch",
             Self::KeepAlive => "keep-alive",
             Self::JobTimeout => "job timeout",
+            Self::StepTimeout => "step timeout",
             Self::CancelGrace => "cancel grace",
             Self::CleanUp => "clean-up limit",
             Self::Upload => "upload",

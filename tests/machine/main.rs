@@ -14,5 +14,6 @@ mod payload;
 mod polling;
 mod secrecy;
 mod stop;
+mod timeouts;
 mod verify;
 mod world;
