@@ -29,6 +29,13 @@ pub struct MachineConfig {
     pub wall_origin: WallTime,
     /// Whether to ask `runners/verify` before the first job request.
     pub verify: bool,
+    /// Whether to change the token before it expires, when three quarters of its life are over.
+    /// Whoever drives the machine must be able to store the new one, and nobody else may use the
+    /// old one. Off by default.
+    pub rotate: bool,
+    /// When the token was obtained, if that is known; its life is counted from there. By default
+    /// from when GitLab first tells when it ends.
+    pub token_obtained_at: Option<WallTime>,
     /// Whether to tell GitLab that a job is taken before its handler starts (two-phase commit).
     pub commit: bool,
     /// The wait after GitLab said that there is no job.
@@ -39,6 +46,11 @@ pub struct MachineConfig {
     pub job_request_timeout: Duration,
     /// Time limit of every other request but those that carry artifacts.
     pub request_timeout: Duration,
+    /// For how long an operator's [`Call`](crate::machine::Input::Call) is repeated.
+    pub call_limit: Duration,
+    /// How long it may take to store a new token. After that the machine goes on as if it could not
+    /// be stored.
+    pub persist_limit: Duration,
     /// The longest time in which nothing of an artifact moves, up or down.
     pub artifact_stall: Duration,
     /// The longest wait for an answer when all of an artifact was sent: GitLab may move it to object
@@ -78,11 +90,15 @@ impl MachineConfig {
             user_agent: concat!("gitlab-runner-rs ", env!("CARGO_PKG_VERSION")).to_owned(),
             wall_origin: WallTime::default(),
             verify: true,
+            rotate: false,
+            token_obtained_at: None,
             commit: true,
             poll_interval: Duration::from_secs(3),
             long_poll_threshold: Duration::from_secs(1),
             job_request_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(60),
+            call_limit: Duration::from_secs(120),
+            persist_limit: Duration::from_secs(60),
             artifact_stall: Duration::from_secs(60),
             artifact_reply: Duration::from_secs(600),
             trace_interval: Duration::from_secs(3),

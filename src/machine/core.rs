@@ -43,6 +43,8 @@ pub(super) struct Core {
     /// Jobs of which a `PollOnce` still waits to hear. The next one waits for them, since the
     /// answers come in order.
     pub(super) unresolved: usize,
+    /// The runner's token is being changed, or the new one stored: no request is sent with it.
+    pub(super) token_held: bool,
     next_request: u64,
     user_agent: Option<HeaderValue>,
 }
@@ -82,28 +84,57 @@ impl Core {
             outbox: VecDeque::new(),
             requests: BTreeMap::new(),
             unresolved: 0,
+            token_held: false,
             next_request: 0,
         }
     }
 
-    /// Sends a call of the runner API. Its token stands in the body and, as the official runner
-    /// does it, once more in a header.
-    pub(super) fn send_runner_call(&mut self, path: &str, body: Vec<u8>, job: bool) -> RequestId {
+    /// Asks for a job.
+    pub(super) fn send_job_request(&mut self, body: Vec<u8>) -> RequestId {
+        let token = self.config.token.clone();
+        let http = self.runner_request(Method::POST, "jobs/request", Some(&token), body);
+        let reply = ReplyBody::Collect { limit: JOB_LIMIT };
+        let limit = TimeLimit::Total(self.config.job_request_timeout);
+        self.send(Owner::Runner, http, reply, limit)
+    }
+
+    /// Sends a call about the runner itself.
+    pub(super) fn send_account_call(
+        &mut self,
+        method: Method,
+        path: &str,
+        token: Option<&Secret>,
+        body: Vec<u8>,
+    ) -> RequestId {
+        let http = self.runner_request(method, path, token, body);
+        let reply = ReplyBody::Collect {
+            limit: MESSAGE_LIMIT,
+        };
+        let limit = TimeLimit::Total(self.config.request_timeout);
+        self.send(Owner::Account, http, reply, limit)
+    }
+
+    /// The token stands in the body and, as the official runner does it, mostly once more in a
+    /// header.
+    fn runner_request(
+        &mut self,
+        method: Method,
+        path: &str,
+        token: Option<&Secret>,
+        body: Vec<u8>,
+    ) -> Request<RequestBody> {
         let uri = self.config.server.endpoint(path);
-        let mut http = self.request(Method::POST, uri, RequestBody::Bytes(body.into()));
+        let wants_json = method == Method::POST;
+        let mut http = self.request(method, uri, RequestBody::Bytes(body.into()));
         let headers = http.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(token) = token_header(&self.config.token) {
+        if wants_json {
+            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        }
+        if let Some(token) = token.and_then(token_header) {
             headers.insert(headers::RUNNER_TOKEN, token);
         }
-        let (limit, timeout) = if job {
-            (JOB_LIMIT, self.config.job_request_timeout)
-        } else {
-            (MESSAGE_LIMIT, self.config.request_timeout)
-        };
-        let reply = ReplyBody::Collect { limit };
-        self.send(Owner::Runner, http, reply, TimeLimit::Total(timeout))
+        http
     }
 
     /// Tells GitLab about the state of a job.
@@ -279,6 +310,18 @@ fn request_id(rng: &mut Rng) -> HeaderValue {
         b"0123456789abcdef"[digit as usize]
     });
     HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// `text` without the token, on one line and not too long.
+pub(super) fn without(token: &Secret, text: &str) -> String {
+    let text = match token.expose() {
+        "" => text.to_owned(),
+        token => text.replace(token, "[MASKED]"),
+    };
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(500)
+        .collect()
 }
 
 /// What a reply that is not a success says, without the token if the server should echo it.

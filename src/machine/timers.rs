@@ -1,4 +1,4 @@
-//! One table of deadlines: at most one for the runner and one for each job.
+//! One table of deadlines: at most two for the runner and one for each job.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,6 +12,12 @@ pub enum Reason {
     JobRequest,
     /// Give up waiting for a job request after an abort.
     AbortPatience,
+    /// Try a call of the operator once more.
+    RunnerCall,
+    /// Verify the runner's token, or change it because of its age.
+    TokenRotation,
+    /// Give up waiting for a new token to be stored.
+    PersistToken,
     /// Tell GitLab that the job is taken.
     Commit,
     /// Send a part of the log.
@@ -39,6 +45,9 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::JobRequest => "job request",
             Self::AbortPatience => "abort patience",
+            Self::RunnerCall => "runner call",
+            Self::TokenRotation => "token rotation",
+            Self::PersistToken => "token persistence",
             Self::Commit => "commit",
             Self::Patch => "patch",
             Self::KeepAlive => "keep-alive",
@@ -57,6 +66,7 @@ impl fmt::Display for Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
     Runner,
+    Account,
     Job(JobId),
 }
 

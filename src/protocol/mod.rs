@@ -8,6 +8,7 @@
 //! - [`headers`]: what the headers of requests and replies say.
 //! - [`JobPayload`]: a job as GitLab hands it out, read leniently.
 //! - [`job_request_body`], [`verify_body`]: what a runner tells of itself ([`Info`]).
+//! - [`Registration`], [`RunnerDetails`]: how a runner comes, goes and changes its token.
 //! - [`update_body`]: the state of a job, and why it failed ([`Failure`]).
 //! - [`ArtifactForm`], [`artifact_query`], [`artifact_file_name`]: the upload of an artifact.
 //! - [`GoDuration`]: durations in variables.
@@ -21,12 +22,14 @@ use serde::{Deserialize, Serialize};
 mod wire;
 
 mod artifact;
+mod date;
 mod duration;
 mod error_body;
 pub mod headers;
 mod job;
 mod redirect;
 mod request;
+mod runner;
 mod update;
 mod url;
 
@@ -48,6 +51,7 @@ pub use self::{
     },
     redirect::{redirect_target, same_origin},
     request::{Info, RunnerFeatures, job_request_body, verify_body},
+    runner::{AccessLevel, Registration, RunnerDetails, manager_body, register_body, token_body},
     update::{Failure, FailureReason, JobState, TraceSummary, checksum, update_body},
     url::{ServerUrl, ServerUrlError},
 };

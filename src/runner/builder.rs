@@ -1,16 +1,17 @@
 //! Options of a runner.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, future::Future, path::PathBuf, sync::Arc};
 
 use url::Url;
 
-use super::{Runner, settings::Settings};
+use super::{Runner, life, settings::Settings};
 use crate::{
     adapter::Adapter,
     handler::JobRunList,
-    machine::MachineConfig,
+    machine::{MachineConfig, NewToken},
     protocol::{Info, RunnerFeatures},
     secret::Secret,
+    time::WallTime,
     trace::DEFAULT_TRACE_LIMIT,
 };
 
@@ -49,6 +50,8 @@ impl RunnerBuilder {
                 info: Info::default(),
                 user_agent: None,
                 verify: true,
+                store_token: None,
+                token_obtained_at: None,
                 commit: true,
                 jobs: JobRunList::default(),
                 trace_limit: DEFAULT_TRACE_LIMIT,
@@ -102,6 +105,41 @@ impl RunnerBuilder {
     /// Whether to ask GitLab at the start if the token is good; on by default.
     pub fn verify(mut self, verify: bool) -> Self {
         self.settings.verify = verify;
+        self
+    }
+
+    /// Lets the runner change its token before it expires, when three quarters of its life are over,
+    /// and stores the new one with `store`. Without it the runner only warns that it will expire.
+    ///
+    /// The old token is dead as soon as GitLab has given the new one, so until `store` is done (or a
+    /// minute has passed) the runner asks for nothing; its jobs go on. If `store` fails or panics,
+    /// the runner says so loudly and goes on with a token that only it knows.
+    ///
+    /// Only for a token that nobody else uses: other runner managers are locked out by the change.
+    ///
+    /// ```no_run
+    /// # fn example(builder: gitlab_runner::RunnerBuilder) -> gitlab_runner::RunnerBuilder {
+    /// builder.on_token_rotated(|new| async move {
+    ///     // To a file beside it first: half a token is worth nothing.
+    ///     std::fs::write("runner.token.new", new.token.expose())?;
+    ///     std::fs::rename("runner.token.new", "runner.token")
+    /// })
+    /// # }
+    /// ```
+    pub fn on_token_rotated<F, Ret, E>(mut self, store: F) -> Self
+    where
+        F: Fn(NewToken) -> Ret + Send + Sync + 'static,
+        Ret: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display + 'static,
+    {
+        self.settings.store_token = Some(life::erase(store));
+        self
+    }
+
+    /// When the token was obtained ([`NewToken::obtained_at`]): its life is counted from there. By
+    /// default from the start of the runner, which is on the safe side.
+    pub fn token_obtained_at(mut self, at: WallTime) -> Self {
+        self.settings.token_obtained_at = Some(at);
         self
     }
 

@@ -24,6 +24,7 @@ use super::{
     blocking::Blocking,
     exchange,
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
+    life::Calls,
     notice,
     process::{Make, Process},
     settings::Settings,
@@ -34,12 +35,11 @@ use crate::{
     Time, WallTime,
     adapter::{Adapter, Body},
     error::RunError,
-    handler::{Context, DownloadError, Fetched, JobLog, JobRunList, LogNews},
+    handler::{Context, Fetched, JobLog, JobRunList, LogNews},
     ids::{DownloadId, JobId, RequestId},
     machine::{
         CancelMode, Collected, DownloadOutcome, Input, JobInput, JobOutput, Notice, Output,
         PollOutcome, ReplyBody, RequestBody, RunnerMachine, StepResult, StopReason, TimeLimit,
-        Trouble,
     },
     protocol::{Failure, FailureReason, JobPayload},
     spool::SpoolFile,
@@ -65,6 +65,7 @@ pub(super) struct Driver {
     /// its way when that was dropped.
     last_process: Option<Process<Box<dyn Fn() -> Make + Send>>>,
     request_calls: VecDeque<RequestCall>,
+    calls: Calls,
     /// Closures of `request_job` whose job is about to start.
     claimed: BTreeMap<JobId, Process<Make>>,
     waiters: Vec<Waiter>,
@@ -110,7 +111,14 @@ impl Driver {
             downloads: Arc::default(),
             trace_limit: settings.trace_limit,
         };
+        let store = settings.store_token.clone();
         Self {
+            calls: Calls::new(
+                Arc::clone(&adapter),
+                Arc::clone(&shared),
+                Arc::clone(&inbox),
+                store,
+            ),
             adapter,
             shared,
             inbox,
@@ -268,6 +276,10 @@ impl Driver {
                     self.shared.keep_capacity(capacity);
                 }
             }
+            Message::Call(call, done) => {
+                let input = self.calls.begin(call, done);
+                self.machine.handle_input(self.now, input);
+            }
             Message::Wait(waiter) => self.waiters.push(waiter),
         }
     }
@@ -325,8 +337,8 @@ impl Driver {
             } => self.start(job, payload),
             Output::Job { job, output } => self.perform_for_job(job, output),
             Output::Polled(outcome) => self.on_polled(outcome),
-            // Nobody calls: the machine verifies the token by itself.
-            Output::Called(_) => {}
+            Output::Called(outcome) => self.calls.answer(outcome),
+            Output::PersistToken(token) => self.calls.persist(token),
             Output::Notice(notice) => self.report(&notice),
             Output::Stopped(reason) => self.on_stopped(&reason),
         }
@@ -509,7 +521,7 @@ impl Driver {
         let _ = done.send(match outcome {
             DownloadOutcome::Done { .. } => Ok(file),
             DownloadOutcome::Nothing => Ok(None),
-            DownloadOutcome::Failed(trouble) => Err(download_error(trouble)),
+            DownloadOutcome::Failed(trouble) => Err(exchange::download_error(trouble)),
         });
     }
 
@@ -568,19 +580,6 @@ impl Driver {
                 self.waiters.push(waiter);
             }
         }
-    }
-}
-
-fn download_error(trouble: Trouble) -> DownloadError {
-    match trouble {
-        Trouble::Status { status, .. } => match status.as_u16() {
-            401 | 403 => DownloadError::Refused(trouble.to_string()),
-            404 => DownloadError::NotFound(trouble.to_string()),
-            _ => DownloadError::Failed(trouble.to_string()),
-        },
-        Trouble::Transport(error) => DownloadError::Transport(error),
-        Trouble::Stopped => DownloadError::Stopped,
-        trouble => DownloadError::Failed(trouble.to_string()),
     }
 }
 

@@ -6,8 +6,10 @@ mod collect;
 mod driver;
 mod exchange;
 mod inbox;
+mod life;
 mod notice;
 mod process;
+pub mod registration;
 mod settings;
 mod shared;
 mod system_id;
@@ -30,7 +32,7 @@ use crate::{
     adapter::Adapter,
     error::RunError,
     handler::{CancellableJobHandler, Context, Job, UploadableFile},
-    machine::{RunnerMachine, StopMode},
+    machine::{MachineConfig, RunnerMachine, StopMode},
 };
 
 /// A GitLab runner.
@@ -236,18 +238,32 @@ impl Runner {
             Access::Stopped => return Ok(None),
             Access::None => {}
         }
-        let (adapter, config, build_dir) = self.settings.prepare(context).await?;
+        let prepared = self.settings.prepare(context, &self.shared).await?;
+        let (adapter, config, build_dir) = prepared;
+        let shared = Arc::clone(&self.shared);
+        Ok(self.start(&shared, context, adapter, config, build_dir))
+    }
+
+    /// Starts a driver; `None` if it is to stop already.
+    fn start(
+        &mut self,
+        shared: &Arc<Shared>,
+        context: &Context,
+        adapter: Arc<dyn Adapter>,
+        config: MachineConfig,
+        build_dir: PathBuf,
+    ) -> Option<Arc<Inbox>> {
         self.count += 1;
         let seed = self.settings.seed.wrapping_add(self.count);
         let wall_origin = config.wall_origin;
         let machine = RunnerMachine::new(config, seed);
         let inbox = Arc::new(Inbox::default());
-        if !self.shared.driver_starts(&inbox) {
-            return Ok(None);
+        if !shared.driver_starts(&inbox) {
+            return None;
         }
         let driver = Driver::new(
             Arc::clone(&adapter),
-            Arc::clone(&self.shared),
+            Arc::clone(shared),
             Arc::clone(&inbox),
             machine,
             build_dir,
@@ -255,7 +271,7 @@ impl Runner {
             &self.settings,
         );
         adapter.spawn(Box::pin(driver.drive(context.clone())));
-        Ok(Some(inbox))
+        Some(inbox)
     }
 }
 

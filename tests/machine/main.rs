@@ -15,5 +15,6 @@ mod polling;
 mod secrecy;
 mod stop;
 mod timeouts;
+mod token;
 mod verify;
 mod world;
