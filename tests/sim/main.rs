@@ -10,6 +10,7 @@ mod artifacts;
 mod control;
 #[cfg(feature = "tracing")]
 mod events;
+mod life;
 mod logs;
 mod mishaps;
 mod outcomes;
