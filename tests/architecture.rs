@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/transport.rs", &[]),
     ("src/sync.rs", &[]),
     ("src/protocol", &["ids", "secret", "time"]),
-    ("src/trace", &[]),
+    ("src/trace", &["time"]),
     (
         "src/machine",
         &["ids", "protocol", "secret", "time", "trace", "transport"],

@@ -16,6 +16,7 @@ mod outcomes;
 mod requests;
 mod scale;
 mod secrets;
+mod sections;
 mod simulator;
 mod start;
 mod user_code;
