@@ -12,6 +12,8 @@ pub enum Reason {
     JobRequest,
     /// Give up waiting for a job request after an abort.
     AbortPatience,
+    /// A drain has lasted long enough: abort.
+    DrainLimit,
     /// Tell GitLab that the job is taken.
     Commit,
     /// Send a part of the log.
@@ -39,6 +41,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::JobRequest => "job request",
             Self::AbortPatience => "abort patience",
+            Self::DrainLimit => "drain limit",
             Self::Commit => "commit",
             Self::Patch => "patch",
             Self::KeepAlive => "keep-alive",
