@@ -7,6 +7,7 @@ mod jobs;
 mod layer;
 mod log;
 mod scope;
+mod section;
 
 use std::pin::pin;
 

@@ -280,11 +280,11 @@ impl JobMachine {
             _ => None,
         };
         let upload = match &self.state {
-            State::Uploading(uploads) => uploads.deadline().map(|time| (time, Reason::Upload)),
+            State::Uploading(uploads) => uploads.deadline(core).map(|time| (time, Reason::Upload)),
             _ => None,
         };
         let step = self.step_deadline();
-        let download = self.downloads.deadline();
+        let download = self.downloads.deadline(core);
         timeout
             .into_iter()
             .chain(step.map(|time| (time, Reason::StepTimeout)))

@@ -18,6 +18,8 @@ pub enum Reason {
     TokenRotation,
     /// Give up waiting for a new token to be stored.
     PersistToken,
+    /// A drain has lasted long enough: abort.
+    DrainLimit,
     /// Tell GitLab that the job is taken.
     Commit,
     /// Send a part of the log.
@@ -48,6 +50,7 @@ impl fmt::Display for Reason {
             Self::RunnerCall => "runner call",
             Self::TokenRotation => "token rotation",
             Self::PersistToken => "token persistence",
+            Self::DrainLimit => "drain limit",
             Self::Commit => "commit",
             Self::Patch => "patch",
             Self::KeepAlive => "keep-alive",

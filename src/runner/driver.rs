@@ -110,15 +110,10 @@ impl Driver {
             wall_origin,
             downloads: Arc::default(),
             trace_limit: settings.trace_limit,
+            timestamps: settings.timestamps,
         };
-        let store = settings.store_token.clone();
         Self {
-            calls: Calls::new(
-                Arc::clone(&adapter),
-                Arc::clone(&shared),
-                Arc::clone(&inbox),
-                store,
-            ),
+            calls: Calls::new(&adapter, &shared, &inbox, &settings.store_token),
             adapter,
             shared,
             inbox,
@@ -425,7 +420,10 @@ impl Driver {
                 notice::trouble_with_job(job, &format!("{what}: {error}"));
             }
         };
-        let log = Arc::new(JobLog::new(job, self.options.build_dir.clone(), tell));
+        let (adapter, origin) = (Arc::clone(&self.adapter), self.options.wall_origin);
+        let clock = Box::new(move || origin + adapter.now());
+        let dir = self.options.build_dir.clone();
+        let log = Arc::new(JobLog::new(job, dir, clock, tell));
         let (orders, received) = mpsc::unbounded();
         let forced = CancellationToken::new();
         let entry = JobEntry {

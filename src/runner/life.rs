@@ -199,16 +199,16 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn new(
-        adapter: Arc<dyn Adapter>,
-        shared: Arc<Shared>,
-        inbox: Arc<Inbox>,
-        store: Option<StoreToken>,
+        adapter: &Arc<dyn Adapter>,
+        shared: &Arc<Shared>,
+        inbox: &Arc<Inbox>,
+        store: &Option<StoreToken>,
     ) -> Self {
         Self {
-            adapter,
-            shared,
-            inbox,
-            store,
+            adapter: Arc::clone(adapter),
+            shared: Arc::clone(shared),
+            inbox: Arc::clone(inbox),
+            store: store.clone(),
             waiting: VecDeque::new(),
         }
     }

@@ -40,6 +40,7 @@ pub(super) struct Settings {
     pub(super) jobs: JobRunList,
     /// In bytes.
     pub(super) trace_limit: u64,
+    pub(super) timestamps: bool,
     pub(super) seed: u64,
     pub(super) tune: Vec<Tune>,
 }

@@ -58,6 +58,8 @@ pub(super) struct Options {
     pub(super) downloads: Arc<AtomicU64>,
     /// In bytes.
     pub(super) trace_limit: u64,
+    /// Whether each line of a log begins with one.
+    pub(super) timestamps: bool,
 }
 
 /// What the driver wants of a task.
@@ -104,6 +106,7 @@ pub(super) struct Task {
     slow: Arc<Blocking>,
     dir: PathBuf,
     trace_limit: u64,
+    timestamps: bool,
     payload: Arc<JobPayload>,
     make: Make,
     context: Context,
@@ -144,6 +147,7 @@ impl Task {
             slow: Arc::clone(&options.slow),
             dir: options.build_dir.join(payload.id.to_string()),
             trace_limit: options.trace_limit,
+            timestamps: options.timestamps,
             make: process.make,
             context: process.context,
             forced,
@@ -166,6 +170,7 @@ impl Task {
             slow,
             mut dir,
             trace_limit,
+            timestamps,
             payload,
             make,
             context,
@@ -178,7 +183,7 @@ impl Task {
         } = self;
         let log = Arc::clone(&duty.log);
         let scope = Scope::new(duty.job, Arc::clone(&log), &context);
-        log.open(spool(&payload, trace_limit));
+        log.open(spool(&payload, trace_limit, timestamps));
         let state = Arc::new(JobState::default());
 
         let made = match make_dir(&quick, dir.clone()).await {
@@ -402,10 +407,15 @@ fn drop_handler(scope: &Scope, log: &JobLog, handler: Box<dyn Handler>) {
     }
 }
 
-fn spool(payload: &JobPayload, limit: u64) -> TraceSpool {
+fn spool(payload: &JobPayload, limit: u64, timestamps: bool) -> TraceSpool {
     let prefixes = &payload.features.token_mask_prefixes;
     let masker = Masker::new(payload.mask_values(), prefixes);
-    TraceSpool::new(masker, limit)
+    let spool = TraceSpool::new(masker, limit);
+    if timestamps {
+        spool.with_timestamps()
+    } else {
+        spool
+    }
 }
 
 /// So many jobs of one number may have a directory: several GitLabs may share a build directory, and

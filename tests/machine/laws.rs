@@ -47,6 +47,7 @@ enum Event {
     /// A new token is stored, or not.
     Stored(bool),
     Drain,
+    DrainWithin(u16),
     Abort,
 }
 
@@ -117,7 +118,8 @@ impl Arbitrary for Event {
             34 => Self::Spooled(which),
             35 => Self::Call(which),
             36..=37 => Self::Stored(bool::arbitrary(g)),
-            _ if which < 10 => Self::Drain,
+            _ if which < 6 => Self::Drain,
+            _ if which < 12 => Self::DrainWithin(u16::arbitrary(g) % 1000),
             _ if which < 20 => Self::Abort,
             _ => Self::Deadline,
         }
@@ -492,6 +494,10 @@ impl Model {
                 assert!(after.ignored_inputs <= before.ignored_inputs + 1);
             }
             Event::Drain => self.stop(StopMode::Drain),
+            Event::DrainWithin(seconds) => {
+                let limit = Duration::from_secs((*seconds).into());
+                self.stop(StopMode::DrainWithin(limit));
+            }
             Event::Abort => self.stop(StopMode::Abort),
         }
     }
