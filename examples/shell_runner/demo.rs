@@ -50,11 +50,10 @@ pub(crate) async fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
         jobs.len()
     ));
 
-    let mut runner = Runner::new(
-        gitlab.url().parse()?,
-        TOKEN.to_owned(),
-        build_dir.path().into(),
-    );
+    let mut runner = Runner::builder(gitlab.url().parse()?, TOKEN, build_dir.path())
+        .artifact_log(true)
+        .build()
+        .await;
     let handle = runner.handle();
     let run = async { Ok::<_, Box<dyn Error>>(runner.run(Shell::start, CONCURRENCY).await?) };
     let watch = async {

@@ -136,6 +136,12 @@ impl RunnerBuilder {
         self
     }
 
+    /// Whether the log of a job tells of each artifact: what each pattern found, and that it was
+    /// uploaded, in the words of GitLab's own runner. Trouble is told in any case. Off by default.
+    pub fn artifact_log(self, tells: bool) -> Self {
+        self.tune(move |config| config.artifact_log = tells)
+    }
+
     /// How long GitLab is left alone about a job of which there is nothing to say; 30 s by default, at
     /// least one second. It is in the answer that a cancel is heard of: shorter is quicker, and costs
     /// a request each time.

@@ -96,7 +96,7 @@ impl Driver {
         inbox: Arc<Inbox>,
         machine: RunnerMachine,
         build_dir: PathBuf,
-        wall_origin: WallTime,
+        (wall_origin, artifact_log): (WallTime, bool),
         settings: &Settings,
     ) -> Self {
         let now = adapter.now();
@@ -110,6 +110,7 @@ impl Driver {
             downloads: Arc::default(),
             trace_limit: settings.trace_limit,
             timestamps: settings.timestamps,
+            artifact_log,
         };
         Self {
             adapter,

@@ -239,7 +239,7 @@ impl Runner {
         let (adapter, config, build_dir) = self.settings.prepare(context).await?;
         self.count += 1;
         let seed = self.settings.seed.wrapping_add(self.count);
-        let wall_origin = config.wall_origin;
+        let from_config = (config.wall_origin, config.artifact_log);
         let machine = RunnerMachine::new(config, seed);
         let inbox = Arc::new(Inbox::default());
         if !self.shared.driver_starts(&inbox) {
@@ -251,7 +251,7 @@ impl Runner {
             Arc::clone(&inbox),
             machine,
             build_dir,
-            wall_origin,
+            from_config,
             &self.settings,
         );
         adapter.spawn(Box::pin(driver.drive(context.clone())));

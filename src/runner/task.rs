@@ -60,6 +60,8 @@ pub(super) struct Options {
     pub(super) trace_limit: u64,
     /// Whether each line of a log begins with one.
     pub(super) timestamps: bool,
+    /// Whether a log tells of the artifacts that are uploaded.
+    pub(super) artifact_log: bool,
 }
 
 /// What the driver wants of a task.
@@ -107,6 +109,7 @@ pub(super) struct Task {
     dir: PathBuf,
     trace_limit: u64,
     timestamps: bool,
+    artifact_log: bool,
     payload: Arc<JobPayload>,
     make: Make,
     context: Context,
@@ -148,6 +151,7 @@ impl Task {
             dir: options.build_dir.join(payload.id.to_string()),
             trace_limit: options.trace_limit,
             timestamps: options.timestamps,
+            artifact_log: options.artifact_log,
             make: process.make,
             context: process.context,
             forced,
@@ -171,6 +175,7 @@ impl Task {
             mut dir,
             trace_limit,
             timestamps,
+            artifact_log,
             payload,
             make,
             context,
@@ -247,6 +252,7 @@ impl Task {
                         dir: dir.clone(),
                         spool_dir: spool_dir.clone(),
                         now: system_time(wall + adapter.now()),
+                        tells: artifact_log,
                     };
                     let collect = async { handler.collect(collector).await };
                     let ended = supervise(&scope, &forced, collect).await;
