@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
-    protocol::{Failure, FailureReason, JobPayload, Phase},
+    protocol::{Failure, FailureReason, JobPayload, Phase, ScriptStatus},
     secret::Secret,
     time::Time,
     transport::TransportError,
@@ -383,6 +383,10 @@ impl JobMachine {
             phase: step.phase,
             name: Arc::clone(&step.name),
             script: Arc::clone(&step.script),
+            status: match step.phase {
+                Phase::Script => ScriptStatus::Running,
+                Phase::AfterScript => ScriptStatus::after(self.failure.as_ref()),
+            },
         };
         self.state = State::Stepping {
             step,

@@ -52,6 +52,8 @@ impl RunnerBuilder {
                 commit: true,
                 jobs: JobRunList::default(),
                 trace_limit: DEFAULT_TRACE_LIMIT,
+                variables: Vec::new(),
+                keep_raw_payload: false,
                 seed: u64::from_le_bytes(seed),
                 tune: Vec::new(),
             },
@@ -125,6 +127,23 @@ impl RunnerBuilder {
     /// default.
     pub fn trace_limit(mut self, bytes: u64) -> Self {
         self.settings.trace_limit = bytes;
+        self
+    }
+
+    /// A variable for every job, such as `HTTPS_PROXY`; GitLab's own of that name takes its place.
+    /// See [`Job::env`](crate::job::Job::env). References to other variables in it are followed.
+    ///
+    /// It is no place for secrets: it is not masked in logs.
+    pub fn variable(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.variables.push((key.into(), value.into()));
+        self
+    }
+
+    /// Whether [`Job::raw_payload`](crate::job::Job::raw_payload) gives the JSON of a job as GitLab
+    /// sent it; off by default. It costs the memory for that, mostly 10 to 100 kB, as long as the job
+    /// runs.
+    pub fn keep_raw_payload(mut self, keep: bool) -> Self {
+        self.settings.keep_raw_payload = keep;
         self
     }
 
