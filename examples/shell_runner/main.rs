@@ -79,12 +79,9 @@ async fn serve(options: args::Serve) -> Result<bool, Box<dyn Error>> {
     if let Some(file) = options.ca_file {
         adapter = adapter.ca_file(file);
     }
-    let mut runner = Runner::with_adapter(
-        options.url,
-        options.token.expose().to_owned(),
-        options.build_dir,
-        Arc::new(adapter.build()?),
-    );
+    let builder = Runner::builder(options.url, options.token.expose(), options.build_dir)
+        .adapter(Arc::new(adapter.build()?));
+    let mut runner = environment::shared(builder).build().await;
     let handle = runner.handle();
     tokio::select! {
         result = runner.run(Shell::start, options.concurrency) => {

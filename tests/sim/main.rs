@@ -19,4 +19,5 @@ mod secrets;
 mod simulator;
 mod start;
 mod user_code;
+mod variables;
 mod world;
