@@ -234,7 +234,7 @@ async fn the_first_signal_lets_running_jobs_finish() {
     assert!(status.success(), "{status}");
     assert_eq!(report.status, JobStatus::Success);
     assert!(
-        report.log_text().contains("\nended\n"),
+        report.log_text().contains(" 01O ended\n"),
         "{}",
         report.log_text()
     );

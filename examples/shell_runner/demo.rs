@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     console::{self, View},
+    environment,
     expect::Expected,
     pipeline,
     shell::Shell,
@@ -50,7 +51,8 @@ pub(crate) async fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
         jobs.len()
     ));
 
-    let mut runner = Runner::builder(gitlab.url().parse()?, TOKEN, build_dir.path())
+    let builder = Runner::builder(gitlab.url().parse()?, TOKEN, build_dir.path());
+    let mut runner = environment::shared(builder)
         .artifact_log(true)
         .build()
         .await;

@@ -80,7 +80,7 @@ async fn serve(options: args::Serve) -> Result<bool, Box<dyn Error>> {
         adapter = adapter.ca_file(file);
     }
     let builder = Runner::builder(options.url, options.token.expose(), options.build_dir);
-    let mut runner = builder
+    let mut runner = environment::shared(builder)
         .adapter(Arc::new(adapter.build()?))
         .timestamps(true)
         .artifact_log(true)

@@ -27,6 +27,8 @@ pub struct MachineConfig {
     pub user_agent: String,
     /// The wall clock at the origin of all [`Time`](crate::Time)s, to read dates in headers.
     pub wall_origin: WallTime,
+    /// Whether to keep the JSON of each job in [`JobPayload::raw`](crate::protocol::JobPayload::raw).
+    pub keep_raw_payload: bool,
     /// Whether to ask `runners/verify` before the first job request.
     pub verify: bool,
     /// Whether to tell GitLab that a job is taken before its handler starts (two-phase commit).
@@ -79,6 +81,7 @@ impl MachineConfig {
             info: Info::default(),
             user_agent: concat!("gitlab-runner-rs ", env!("CARGO_PKG_VERSION")).to_owned(),
             wall_origin: WallTime::default(),
+            keep_raw_payload: false,
             verify: true,
             commit: true,
             poll_interval: Duration::from_secs(3),

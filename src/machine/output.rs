@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
-    protocol::{JobPayload, Phase},
+    protocol::{JobPayload, Phase, ScriptStatus},
     transport::TransportError,
 };
 
@@ -161,6 +161,8 @@ pub enum JobOutput {
         name: Arc<str>,
         /// Its lines.
         script: Arc<[String]>,
+        /// What it finds in `CI_JOB_STATUS`.
+        status: ScriptStatus,
     },
     /// Ask the handler for its files and pack those that belong to this entry of the payload's
     /// `artifacts`; answer `Collected`. The packed file is kept until the next `Collect`, or

@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future,
     panic::{self, AssertUnwindSafe},
-    path::PathBuf,
     sync::Arc,
     task::Poll,
 };
@@ -21,17 +20,15 @@ use futures::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    blocking::Blocking,
     exchange,
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
     notice,
     process::{Make, Process},
-    settings::Settings,
     shared::Shared,
     task::{self, Order, Packed, Task},
 };
 use crate::{
-    Time, WallTime,
+    Time,
     adapter::{Adapter, Body},
     error::RunError,
     handler::{Context, DownloadError, Fetched, JobLog, JobRunList, LogNews},
@@ -95,29 +92,16 @@ impl Driver {
         shared: Arc<Shared>,
         inbox: Arc<Inbox>,
         machine: RunnerMachine,
-        build_dir: PathBuf,
-        (wall_origin, artifact_log): (WallTime, bool),
-        settings: &Settings,
+        run_list: JobRunList,
+        options: task::Options,
     ) -> Self {
         let now = adapter.now();
-        let options = task::Options {
-            adapter: Arc::clone(&adapter),
-            quick: Blocking::new(Arc::clone(&adapter), 1),
-            slow: Blocking::new(Arc::clone(&adapter), 4),
-            inbox: Arc::clone(&inbox),
-            build_dir,
-            wall_origin,
-            downloads: Arc::default(),
-            trace_limit: settings.trace_limit,
-            timestamps: settings.timestamps,
-            artifact_log,
-        };
         Self {
             adapter,
             shared,
             inbox,
             machine,
-            run_list: settings.jobs.clone(),
+            run_list,
             options,
             now,
             jobs: BTreeMap::new(),
@@ -454,6 +438,7 @@ impl Driver {
                 phase,
                 name,
                 script,
+                status,
             } => {
                 entry.graceful = CancellationToken::new();
                 entry.forced = CancellationToken::new();
@@ -461,6 +446,7 @@ impl Driver {
                     phase,
                     name,
                     script,
+                    status,
                     graceful: entry.graceful.clone(),
                     forced: entry.forced.clone(),
                 };

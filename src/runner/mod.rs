@@ -6,12 +6,15 @@ mod collect;
 mod driver;
 mod exchange;
 mod inbox;
+mod job_dir;
 mod notice;
 mod process;
 mod settings;
 mod shared;
+mod slots;
 mod system_id;
 mod task;
+mod variables;
 
 use std::{fmt, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
@@ -239,9 +242,9 @@ impl Runner {
         let (adapter, config, build_dir) = self.settings.prepare(context).await?;
         self.count += 1;
         let seed = self.settings.seed.wrapping_add(self.count);
-        let from_config = (config.wall_origin, config.artifact_log);
-        let machine = RunnerMachine::new(config, seed);
         let inbox = Arc::new(Inbox::default());
+        let options = task::Options::new(&adapter, &inbox, build_dir, &config, &self.settings);
+        let machine = RunnerMachine::new(config, seed);
         if !self.shared.driver_starts(&inbox) {
             return Ok(None);
         }
@@ -250,9 +253,8 @@ impl Runner {
             Arc::clone(&self.shared),
             Arc::clone(&inbox),
             machine,
-            build_dir,
-            from_config,
-            &self.settings,
+            self.settings.jobs.clone(),
+            options,
         );
         adapter.spawn(Box::pin(driver.drive(context.clone())));
         Ok(Some(inbox))

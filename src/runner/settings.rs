@@ -39,6 +39,8 @@ pub(super) struct Settings {
     /// In bytes.
     pub(super) trace_limit: u64,
     pub(super) timestamps: bool,
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) keep_raw_payload: bool,
     pub(super) seed: u64,
     pub(super) tune: Vec<Tune>,
 }
@@ -72,6 +74,7 @@ impl Settings {
         config.info = self.info.clone();
         config.verify = self.verify;
         config.commit = self.commit;
+        config.keep_raw_payload = self.keep_raw_payload;
         // GitLab waits for the commit of a runner that claims it.
         config.info.features.two_phase_job_commit &= self.commit;
         if let Some(prefix) = &self.user_agent {

@@ -20,4 +20,5 @@ mod sections;
 mod simulator;
 mod start;
 mod user_code;
+mod variables;
 mod world;
