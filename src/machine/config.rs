@@ -27,6 +27,8 @@ pub struct MachineConfig {
     pub user_agent: String,
     /// The wall clock at the origin of all [`Time`](crate::Time)s, to read dates in headers.
     pub wall_origin: WallTime,
+    /// Whether to keep the JSON of each job in [`JobPayload::raw`](crate::protocol::JobPayload::raw).
+    pub keep_raw_payload: bool,
     /// Whether to ask `runners/verify` before the first job request.
     pub verify: bool,
     /// Whether to change the token before it expires, when three quarters of its life are over.
@@ -66,6 +68,8 @@ pub struct MachineConfig {
     pub commit_limit: Duration,
     /// How long the last log bytes and the final state are tried.
     pub final_update_limit: Duration,
+    /// Whether the log of a job tells of each artifact that was uploaded, and not only of trouble.
+    pub artifact_log: bool,
     /// How long a cancelled step may take to end by itself.
     pub cancel_grace: Duration,
     /// How long a step that ran out of time may take to end by itself.
@@ -89,6 +93,7 @@ impl MachineConfig {
             info: Info::default(),
             user_agent: concat!("gitlab-runner-rs ", env!("CARGO_PKG_VERSION")).to_owned(),
             wall_origin: WallTime::default(),
+            keep_raw_payload: false,
             verify: true,
             rotate: false,
             token_obtained_at: None,
@@ -106,6 +111,7 @@ impl MachineConfig {
             keep_alive: Duration::from_secs(30),
             commit_limit: Duration::from_secs(120),
             final_update_limit: Duration::from_secs(3600),
+            artifact_log: false,
             cancel_grace: Duration::from_secs(600),
             timeout_grace: Duration::from_secs(30),
             cleanup_limit: Duration::from_secs(300),

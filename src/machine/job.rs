@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
-    protocol::{Failure, FailureReason, JobPayload, Phase},
+    protocol::{Failure, FailureReason, JobPayload, Phase, ScriptStatus},
     secret::Secret,
     time::Time,
     transport::TransportError,
@@ -408,6 +408,10 @@ impl JobMachine {
             phase: step.phase,
             name: Arc::clone(&step.name),
             script: Arc::clone(&step.script),
+            status: match step.phase {
+                Phase::Script => ScriptStatus::Running,
+                Phase::AfterScript => ScriptStatus::after(self.failure.as_ref()),
+            },
         };
         let limit = match &self.work {
             Work::Run { plan, .. } => plan.phase_limit(step.phase),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::call::{CallOutcome, NewToken, TokenNotice};
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
-    protocol::{JobPayload, Phase},
+    protocol::{JobPayload, Phase, ScriptStatus},
     transport::TransportError,
 };
 
@@ -166,6 +166,8 @@ pub enum JobOutput {
         name: Arc<str>,
         /// Its lines.
         script: Arc<[String]>,
+        /// What it finds in `CI_JOB_STATUS`.
+        status: ScriptStatus,
     },
     /// Ask the handler for its files and pack those that belong to this entry of the payload's
     /// `artifacts`; answer `Collected`. The packed file is kept until the next `Collect`, or

@@ -87,10 +87,7 @@ impl Plan {
         for (index, step) in steps.iter_mut().enumerate() {
             step.index = index;
         }
-        let limit = match payload.runner_info.timeout.map(u64::try_from) {
-            Some(Ok(seconds)) if seconds > 0 => Duration::from_secs(seconds),
-            _ => default_limit,
-        };
+        let limit = payload.time_limit(default_limit);
         let mut warnings = Vec::new();
         let mut time = |key| step_limit(payload, key, limit, &mut warnings);
         Ok(Self {

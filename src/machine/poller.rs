@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ids::RequestId,
-    protocol::{JobPayload, PayloadError, headers, job_request_body},
+    protocol::{JobPayload, PayloadError, RawPayload, headers, job_request_body},
     secret::Secret,
     time::Time,
     transport::{TransportError, TransportErrorKind},
@@ -260,7 +260,12 @@ impl Poller {
                     self.on_poll_failed(core, poll, trouble, wait);
                     None
                 }
-                payload => {
+                mut payload => {
+                    if core.config.keep_raw_payload
+                        && let Ok(payload) = &mut payload
+                    {
+                        payload.raw = RawPayload::new(response.body().clone());
+                    }
                     self.backoff.reset();
                     // A pause that began meanwhile stands.
                     self.next_poll = self.next_poll.max(core.now);

@@ -171,6 +171,12 @@ impl Uploads {
             Verdict::Again => UploadNews::Nothing,
             Verdict::Done => {
                 let (files, len) = (parcel.files, parcel.len);
+                if core.config.artifact_log {
+                    let kind = &parcel.kind;
+                    let line =
+                        format!("Uploading artifacts as \"{kind}\" to coordinator... 201 Created");
+                    core.job(artifact.job, JobOutput::Note(line));
+                }
                 core.notice(Notice::ArtifactUploaded {
                     artifact,
                     files,

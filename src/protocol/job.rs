@@ -1,6 +1,9 @@
 //! A job as GitLab hands it out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::{
     Value,
@@ -16,15 +19,19 @@ mod error;
 mod expand;
 mod files;
 mod number;
+mod raw;
 mod secrets;
 mod work;
 
+#[cfg(feature = "runner")]
+pub(crate) use self::expand::{Expander, Meaning, has_references};
 pub use self::{
     error::PayloadError,
     files::{
         ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile, CachePolicy, CacheSpec,
         DependencyInfo,
     },
+    raw::RawPayload,
     secrets::{
         AkeylessSecret, AkeylessServer, AwsSecret, AwsServer, AzureSecret, AzureServer, GcpSecret,
         GcpServer, GitlabSecret, GitlabSecretServer, InlineAuth, SecretEngine, SecretSpec,
@@ -92,6 +99,8 @@ objects! {
         pub policy_options: Option<PolicyOptions>,
         /// What to do with the environment when the job is over.
         pub suspend_options: Option<SuspendOptions>,
+        /// All of it as it came, if it was kept; no field of the body.
+        pub raw: RawPayload as "",
     }
 }
 
@@ -174,6 +183,14 @@ impl JobPayload {
             .filter(|value| !value.is_empty() && seen.insert(*value))
             .map(str::to_owned)
             .collect()
+    }
+
+    /// The time that the job may take: `default` if GitLab names none, or none above zero.
+    pub fn time_limit(&self, default: Duration) -> Duration {
+        match self.runner_info.timeout.map(u64::try_from) {
+            Some(Ok(seconds)) if seconds > 0 => Duration::from_secs(seconds),
+            _ => default,
+        }
     }
 
     /// Whether the user asked for a log that may show more than usual (`CI_DEBUG_TRACE` or

@@ -30,11 +30,15 @@ mod job;
 mod redirect;
 mod request;
 mod runner;
+mod token;
 mod update;
 mod url;
 
 #[cfg(feature = "runner")]
-pub(crate) use self::artifact::percent_encode;
+pub(crate) use self::{
+    artifact::percent_encode,
+    job::{Expander, Meaning, has_references},
+};
 pub use self::{
     artifact::{ArtifactForm, artifact_file_name, artifact_query},
     duration::GoDuration,
@@ -45,14 +49,15 @@ pub use self::{
         DependencyInfo, DockerOptions, ExecutorOptions, Features, GcpOidcAuth, GcpSecret,
         GcpServer, GitInfo, GitlabSecret, GitlabSecretServer, Hook, Image, InlineAuth, InputInfo,
         InputKind, InputValue, JobInfo, JobPayload, JobVariable, KubernetesOptions, OtelAuth,
-        OtelEndpoint, PayloadError, PolicyOptions, Port, PullPolicy, RunnerInfo, SecretEngine,
-        SecretSpec, Service, Step, StepWhen, SuspendOptions, TracingInfo, VaultAuth, VaultAuthData,
-        VaultSecret, VaultServer,
+        OtelEndpoint, PayloadError, PolicyOptions, Port, PullPolicy, RawPayload, RunnerInfo,
+        SecretEngine, SecretSpec, Service, Step, StepWhen, SuspendOptions, TracingInfo, VaultAuth,
+        VaultAuthData, VaultSecret, VaultServer,
     },
     redirect::{redirect_target, same_origin},
     request::{Info, RunnerFeatures, job_request_body, verify_body},
     runner::{AccessLevel, Registration, RunnerDetails, manager_body, register_body, token_body},
-    update::{Failure, FailureReason, JobState, TraceSummary, checksum, update_body},
+    token::short_token,
+    update::{Failure, FailureReason, JobState, ScriptStatus, TraceSummary, checksum, update_body},
     url::{ServerUrl, ServerUrlError},
 };
 

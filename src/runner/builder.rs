@@ -56,6 +56,8 @@ impl RunnerBuilder {
                 jobs: JobRunList::default(),
                 trace_limit: DEFAULT_TRACE_LIMIT,
                 timestamps: false,
+                variables: Vec::new(),
+                keep_raw_payload: false,
                 seed: u64::from_le_bytes(seed),
                 tune: Vec::new(),
             },
@@ -174,12 +176,35 @@ impl RunnerBuilder {
         self
     }
 
+    /// Whether the log of a job tells of each artifact: what each pattern found, and that it was
+    /// uploaded, in the words of GitLab's own runner. Trouble is told in any case. Off by default.
+    pub fn artifact_log(self, tells: bool) -> Self {
+        self.tune(move |config| config.artifact_log = tells)
+    }
+
     /// How long GitLab is left alone about a job of which there is nothing to say; 30 s by default, at
     /// least one second. It is in the answer that a cancel is heard of: shorter is quicker, and costs
     /// a request each time.
     pub fn keep_alive(self, every: Duration) -> Self {
         let every = every.max(Duration::from_secs(1));
         self.tune(move |config| config.keep_alive = every)
+    }
+
+    /// A variable for every job, such as `HTTPS_PROXY`; GitLab's own of that name takes its place.
+    /// See [`Job::env`](crate::job::Job::env). References to other variables in it are followed.
+    ///
+    /// It is no place for secrets: it is not masked in logs.
+    pub fn variable(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.variables.push((key.into(), value.into()));
+        self
+    }
+
+    /// Whether [`Job::raw_payload`](crate::job::Job::raw_payload) gives the JSON of a job as GitLab
+    /// sent it; off by default. It costs the memory for that, mostly 10 to 100 kB, as long as the job
+    /// runs.
+    pub fn keep_raw_payload(mut self, keep: bool) -> Self {
+        self.settings.keep_raw_payload = keep;
+        self
     }
 
     /// Decides all jitter and request ids, for tests; random by default.

@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future,
     panic::{self, AssertUnwindSafe},
-    path::PathBuf,
     sync::Arc,
     task::Poll,
 };
@@ -21,18 +20,16 @@ use futures::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    blocking::Blocking,
     exchange,
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
     life::Calls,
     notice,
     process::{Make, Process},
-    settings::Settings,
     shared::Shared,
     task::{self, Order, Packed, Task},
 };
 use crate::{
-    Time, WallTime,
+    Time,
     adapter::{Adapter, Body},
     error::RunError,
     handler::{Context, Fetched, JobLog, JobRunList, LogNews},
@@ -96,29 +93,17 @@ impl Driver {
         shared: Arc<Shared>,
         inbox: Arc<Inbox>,
         machine: RunnerMachine,
-        build_dir: PathBuf,
-        wall_origin: WallTime,
-        settings: &Settings,
+        run_list: JobRunList,
+        options: task::Options,
+        calls: Calls,
     ) -> Self {
         let now = adapter.now();
-        let options = task::Options {
-            adapter: Arc::clone(&adapter),
-            quick: Blocking::new(Arc::clone(&adapter), 1),
-            slow: Blocking::new(Arc::clone(&adapter), 4),
-            inbox: Arc::clone(&inbox),
-            build_dir,
-            wall_origin,
-            downloads: Arc::default(),
-            trace_limit: settings.trace_limit,
-            timestamps: settings.timestamps,
-        };
         Self {
-            calls: Calls::new(&adapter, &shared, &inbox, &settings.store_token),
             adapter,
             shared,
             inbox,
             machine,
-            run_list: settings.jobs.clone(),
+            run_list,
             options,
             now,
             jobs: BTreeMap::new(),
@@ -128,6 +113,7 @@ impl Driver {
             run: None,
             last_process: None,
             request_calls: VecDeque::new(),
+            calls,
             claimed: BTreeMap::new(),
             waiters: Vec::new(),
             stopped: false,
@@ -459,6 +445,7 @@ impl Driver {
                 phase,
                 name,
                 script,
+                status,
             } => {
                 entry.graceful = CancellationToken::new();
                 entry.forced = CancellationToken::new();
@@ -466,6 +453,7 @@ impl Driver {
                     phase,
                     name,
                     script,
+                    status,
                     graceful: entry.graceful.clone(),
                     forced: entry.forced.clone(),
                 };

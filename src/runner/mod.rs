@@ -6,14 +6,17 @@ mod collect;
 mod driver;
 mod exchange;
 mod inbox;
+mod job_dir;
 mod life;
 mod notice;
 mod process;
 pub mod registration;
 mod settings;
 mod shared;
+mod slots;
 mod system_id;
 mod task;
+mod variables;
 
 use std::{fmt, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,6 +27,7 @@ pub use self::builder::RunnerBuilder;
 use self::{
     driver::Driver,
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
+    life::Calls,
     process::{Process, erase},
     settings::Settings,
     shared::{Access, Shared},
@@ -255,20 +259,21 @@ impl Runner {
     ) -> Option<Arc<Inbox>> {
         self.count += 1;
         let seed = self.settings.seed.wrapping_add(self.count);
-        let wall_origin = config.wall_origin;
-        let machine = RunnerMachine::new(config, seed);
         let inbox = Arc::new(Inbox::default());
+        let options = task::Options::new(&adapter, &inbox, build_dir, &config, &self.settings);
+        let machine = RunnerMachine::new(config, seed);
         if !shared.driver_starts(&inbox) {
             return None;
         }
+        let calls = Calls::new(&adapter, shared, &inbox, &self.settings.store_token);
         let driver = Driver::new(
             Arc::clone(&adapter),
             Arc::clone(shared),
             Arc::clone(&inbox),
             machine,
-            build_dir,
-            wall_origin,
-            &self.settings,
+            self.settings.jobs.clone(),
+            options,
+            calls,
         );
         adapter.spawn(Box::pin(driver.drive(context.clone())));
         Some(inbox)

@@ -41,6 +41,8 @@ pub(super) struct Settings {
     /// In bytes.
     pub(super) trace_limit: u64,
     pub(super) timestamps: bool,
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) keep_raw_payload: bool,
     pub(super) seed: u64,
     pub(super) tune: Vec<Tune>,
 }
@@ -93,6 +95,7 @@ impl Settings {
         config.rotate = self.store_token.is_some();
         config.token_obtained_at = self.token_obtained_at;
         config.commit = self.commit;
+        config.keep_raw_payload = self.keep_raw_payload;
         // GitLab waits for the commit of a runner that claims it.
         config.info.features.two_phase_job_commit &= self.commit;
         if let Some(prefix) = &self.user_agent {

@@ -13,6 +13,7 @@ mod patch;
 mod payload;
 mod polling;
 mod secrecy;
+mod status;
 mod stop;
 mod timeouts;
 mod token;

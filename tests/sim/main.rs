@@ -21,4 +21,5 @@ mod sections;
 mod simulator;
 mod start;
 mod user_code;
+mod variables;
 mod world;
