@@ -493,6 +493,30 @@ fn expanded_values_are_masked_too() {
 }
 
 #[test]
+fn masked_variables_that_double_each_other_hide_no_other() {
+    let world = World::new(1015);
+    let spec = JobSpec::script(SCRIPT).masked_variable("V0", "0123456789".repeat(10));
+    let spec = (1..40).fold(spec, |spec, number| {
+        let before = number - 1;
+        spec.masked_variable(format!("V{number}"), format!("$V{before}$V{before}"))
+    });
+    let spec = spec
+        .variable("USER", "somebody")
+        .variable("Z", "$USER")
+        .masked_variable("LOGIN", "$USER:hunter-2");
+    let report = world.run_job(spec, |job, _| async move {
+        let env = job.env().await.map_err(drop)?;
+        assert_eq!(env.get("V3").unwrap().len(), 800);
+        assert_eq!(env.get("V39"), None);
+        assert_eq!(env.get("Z"), Some("somebody"));
+        outputln!("{}", env.get("LOGIN").unwrap());
+        Ok(())
+    });
+    let log = report.log_text();
+    assert!(log.ends_with("m\n[MASKED]\n"), "{log}");
+}
+
+#[test]
 fn a_container_has_other_directories() {
     let world = World::new(1012);
     let spec = JobSpec::script(SCRIPT)
