@@ -10,6 +10,7 @@ mod artifacts;
 mod control;
 #[cfg(feature = "tracing")]
 mod events;
+mod file_variables;
 mod logs;
 mod mishaps;
 mod outcomes;
