@@ -52,7 +52,10 @@ pub(crate) async fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
     ));
 
     let builder = Runner::builder(gitlab.url().parse()?, TOKEN, build_dir.path());
-    let mut runner = environment::shared(builder).build().await;
+    let mut runner = environment::shared(builder)
+        .artifact_log(true)
+        .build()
+        .await;
     let handle = runner.handle();
     let run = async { Ok::<_, Box<dyn Error>>(runner.run(Shell::start, CONCURRENCY).await?) };
     let watch = async {

@@ -150,6 +150,10 @@ fn config() -> Case {
             ("printf '[]' > quality.json", ""),
         ],
     );
+    let log = log
+        .uploaded("archive", &["out/: found 3", "**/*.o: excluded 1"])
+        .uploaded("junit", &["*.xml: found 2"])
+        .uploaded("codequality", &["quality.json: found 1"]);
     Case {
         spec: JobSpec::script(script)
             .file_variable("CONFIG", "[server]\nport = 8080\n")

@@ -30,6 +30,8 @@ pub(crate) struct Shell {
     /// The job's build directory, without symbolic links in its path: that of the project.
     project: PathBuf,
     outcome: Outcome,
+    /// Whether each step is a section of the log.
+    sections: bool,
 }
 
 /// How the script has ended so far.
@@ -55,6 +57,16 @@ impl Shell {
             job,
             project,
             outcome: Outcome::Running,
+            sections: false,
+        })
+    }
+
+    /// The same, with a log that can be folded. The times in it make it a bad one to compare.
+    pub(crate) async fn start_with_sections(job: Job) -> Result<Self, ()> {
+        let shell = Self::start(job).await?;
+        Ok(Self {
+            sections: true,
+            ..shell
         })
     }
 
@@ -108,7 +120,21 @@ impl CancellableJobHandler<DiskFile> for Shell {
         phase: Phase,
         cancel_token: &CancellationToken,
     ) -> JobResult {
-        if phase == Phase::AfterScript {
+        let _section = self.sections.then(|| {
+            let name = self.job.current_step().unwrap_or_else(|| "script".into());
+            let (section, title) = match phase {
+                Phase::AfterScript => {
+                    ("after_script".to_owned(), "Running after_script".to_owned())
+                }
+                Phase::Script => {
+                    let section = format!("step_{name}");
+                    let title = format!("Executing \"{section}\" stage of the job script");
+                    (section, title)
+                }
+            };
+            self.job.section(&section).title(title).start()
+        });
+        if phase == Phase::AfterScript && !self.sections {
             self.job.trace("\x1b[36;1mRunning after_script\x1b[0;m\n");
         }
         let code = match self.run(script, cancel_token).await {

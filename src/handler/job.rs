@@ -13,6 +13,7 @@ use std::{
 
 use futures::{channel::oneshot, future::BoxFuture};
 
+pub use super::section::{Section, SectionBuilder};
 use super::{
     JobResult,
     download::{Fetch, FetchGuard},
@@ -35,6 +36,7 @@ use crate::{
     protocol::{DependencyInfo, Failure, InputInfo, InputValue, JobPayload},
     spool::SpoolFile,
     sync::lock,
+    trace::TraceStream,
 };
 
 /// A job that GitLab has handed to this runner.
@@ -112,12 +114,33 @@ impl Job {
     /// Never fails and never waits for the network. Masked values are replaced, bytes that are not
     /// UTF-8 become U+FFFD, and beyond the log limit nothing is kept.
     pub fn trace(&self, data: impl AsRef<[u8]>) {
-        self.log.write(data.as_ref());
+        self.log.write(TraceStream::Stdout, data.as_ref());
     }
 
-    /// As [`trace`](Self::trace), for what the job said on its standard error.
+    /// As [`trace`](Self::trace), for what the job said on its standard error. That makes a difference
+    /// only where each line has a [timestamp](crate::RunnerBuilder::timestamps).
     pub fn trace_stderr(&self, data: impl AsRef<[u8]>) {
-        self.log.write(data.as_ref());
+        self.log.write(TraceStream::Stderr, data.as_ref());
+    }
+
+    /// A part of the log that GitLab's viewer can fold, with the time that it took.
+    ///
+    /// The name may have letters, digits, `_`, `.` and `-`; anything else becomes `_`.
+    ///
+    /// ```no_run
+    /// # use gitlab_runner::{job::Job, outputln};
+    /// # fn build(job: &Job) {
+    /// let section = job.section("build").title("Building").collapsed().start();
+    /// outputln!("compiling");
+    /// section.end();
+    /// # }
+    /// ```
+    pub fn section(&self, name: &str) -> SectionBuilder {
+        SectionBuilder::new(
+            Arc::clone(&self.log),
+            self.payload().features.trace_sections,
+            name,
+        )
     }
 
     /// GitLab's variable with this key. Of several, the last one counts.

@@ -9,6 +9,7 @@ mod jobs;
 mod layer;
 mod log;
 mod scope;
+mod section;
 mod variables;
 
 use std::pin::pin;

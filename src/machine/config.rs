@@ -56,6 +56,8 @@ pub struct MachineConfig {
     pub commit_limit: Duration,
     /// How long the last log bytes and the final state are tried.
     pub final_update_limit: Duration,
+    /// Whether the log of a job tells of each artifact that was uploaded, and not only of trouble.
+    pub artifact_log: bool,
     /// How long a cancelled step may take to end by itself.
     pub cancel_grace: Duration,
     /// How long a step that ran out of time may take to end by itself.
@@ -93,6 +95,7 @@ impl MachineConfig {
             keep_alive: Duration::from_secs(30),
             commit_limit: Duration::from_secs(120),
             final_update_limit: Duration::from_secs(3600),
+            artifact_log: false,
             cancel_grace: Duration::from_secs(600),
             timeout_grace: Duration::from_secs(30),
             cleanup_limit: Duration::from_secs(300),

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, Uri,
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, LOCATION, USER_AGENT},
 };
 
@@ -43,6 +43,9 @@ pub(super) struct Core {
     /// Jobs of which a `PollOnce` still waits to hear. The next one waits for them, since the
     /// answers come in order.
     pub(super) unresolved: usize,
+    /// Until when a limit holds that all requests of this runner share, and over how long they come
+    /// back afterwards.
+    shared_hold: (Time, Duration),
     next_request: u64,
     user_agent: Option<HeaderValue>,
 }
@@ -82,6 +85,7 @@ impl Core {
             outbox: VecDeque::new(),
             requests: BTreeMap::new(),
             unresolved: 0,
+            shared_hold: (Time::ZERO, Duration::ZERO),
             next_request: 0,
         }
     }
@@ -242,15 +246,37 @@ impl Core {
     }
 
     /// How long to wait after this reply.
-    pub(super) fn wait_after<B>(
+    pub(super) fn wait_after(
         &mut self,
         backoff: &mut Backoff,
-        response: &Response<B>,
+        response: &Response<Bytes>,
     ) -> Duration {
         let wall_now = self.config.wall_origin + self.now;
         let setback = Setback::of_status(response.status(), response.headers(), wall_now);
-        backoff.after(setback, &mut self.rng)
+        let wait = backoff.after(setback, &mut self.rng);
+        if is_shared_limit(response) && self.now + wait > self.shared_hold.0 {
+            self.shared_hold = (self.now + wait, wait / 5);
+        }
+        wait
     }
+
+    /// No request of this job, or of the runner, before this: a limit holds that all share. They do
+    /// not all come back in the same moment.
+    pub(super) fn shared_hold(&self, job: Option<JobId>) -> Time {
+        let (until, spread) = self.shared_hold;
+        let share = job.map_or(0, |job| job.0 % 1000);
+        until + spread * u32::try_from(share).unwrap_or(0) / 1000
+    }
+}
+
+/// Whether a 429 is about an address or a user, and so about all requests from here: such a limit
+/// names itself in headers, or answers in plain text. GitLab's own limits, which count for each token,
+/// answer in JSON.
+fn is_shared_limit(response: &Response<Bytes>) -> bool {
+    let named = |name: &HeaderName| name.as_str().starts_with("ratelimit-");
+    response.status() == StatusCode::TOO_MANY_REQUESTS
+        && (response.headers().keys().any(named)
+            || !response.body().is_empty() && !response.body().starts_with(b"{"))
 }
 
 /// A header value that cannot be sent (a token with a line end) is left out: the server then says

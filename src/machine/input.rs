@@ -1,6 +1,6 @@
 //! What goes into the machine.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 
@@ -177,6 +177,8 @@ pub enum StopMode {
     /// Ask for no more jobs; let those that live finish. A job request that is on its way is
     /// awaited, and the job it may bring is run: GitLab has assigned it already.
     Drain,
+    /// As `Drain`, and after this time as `Abort`. Of several times the earliest counts.
+    DrainWithin(Duration),
     /// Ask for no more jobs; cancel those that live and report them as interrupted.
     Abort,
 }

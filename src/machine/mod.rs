@@ -80,6 +80,8 @@ pub struct RunnerMachine {
     /// The poller's.
     armed: Armed,
     stop: Option<StopMode>,
+    /// When a drain has lasted long enough.
+    abort_at: Option<Time>,
     stopped: bool,
     ignored: u64,
 }
@@ -115,6 +117,7 @@ impl RunnerMachine {
             timers: Timers::default(),
             armed: None,
             stop: None,
+            abort_at: None,
             stopped: false,
             ignored: 0,
         }
@@ -268,9 +271,14 @@ impl RunnerMachine {
             self.ignored += 1;
             return;
         }
+        if let StopMode::DrainWithin(time) = mode {
+            let at = self.core.now + time;
+            self.abort_at = Some(self.abort_at.map_or(at, |earlier| earlier.min(at)));
+        }
         self.stop = Some(mode);
         self.poller.stop(&mut self.core, mode);
         if mode == StopMode::Abort {
+            self.abort_at = None;
             let ids: Vec<JobId> = self.jobs.keys().copied().collect();
             for id in ids {
                 self.with_job(id, |job, core| {
@@ -311,8 +319,13 @@ impl RunnerMachine {
 
     /// After every input: what is due for the runner, its deadline, or its end.
     fn advance_runner(&mut self) {
+        if self.abort_at.is_some_and(|at| at <= self.core.now) {
+            self.on_stop(StopMode::Abort);
+        }
         self.poller.advance(&mut self.core, self.jobs.len());
-        let deadline = self.poller.deadline(&self.core, self.jobs.len());
+        let drain = self.abort_at.map(|at| (at, Reason::DrainLimit));
+        let poller = self.poller.deadline(&self.core, self.jobs.len());
+        let deadline = drain.into_iter().chain(poller).min();
         self.timers.set(Owner::Runner, &mut self.armed, deadline);
         if let Some(mode) = self.stop
             && !self.stopped
@@ -320,8 +333,10 @@ impl RunnerMachine {
             && self.poller.is_idle()
         {
             self.stopped = true;
+            self.abort_at = None;
+            self.timers.set(Owner::Runner, &mut self.armed, None);
             self.core.outbox.push_back(Output::Stopped(match mode {
-                StopMode::Drain => StopReason::Drained,
+                StopMode::Drain | StopMode::DrainWithin(_) => StopReason::Drained,
                 StopMode::Abort => StopReason::Aborted,
             }));
         }

@@ -136,7 +136,7 @@ pub enum ReplyBody {
         /// In bytes.
         limit: usize,
     },
-    /// If the status is 2xx, write it to a file and tell
+    /// If the status is 200, write it to a file and tell
     /// [`Input::Spooled`](crate::machine::Input::Spooled); one that breaks off is a failure.
     /// Otherwise the same as `Collect`.
     Spool {
@@ -360,6 +360,15 @@ pub enum Notice {
         /// The time it had.
         limit: Duration,
     },
+    /// A step of the job took longer than it may by itself.
+    StepTimedOut {
+        /// Which job.
+        job: JobId,
+        /// GitLab's name of the step.
+        step: String,
+        /// The time it had.
+        limit: Duration,
+    },
     /// A request for the job failed; it will be repeated.
     JobTrouble {
         /// Which job.
@@ -494,6 +503,13 @@ impl fmt::Display for Notice {
             Self::JobCanceling(job) => write!(f, "job {job} was cancelled"),
             Self::JobTimedOut { job, limit } => {
                 write!(f, "job {job} took longer than {} seconds", limit.as_secs())
+            }
+            Self::StepTimedOut { job, step, limit } => {
+                let seconds = limit.as_secs();
+                write!(
+                    f,
+                    "job {job}: its step {step:?} took longer than {seconds} seconds"
+                )
             }
             Self::JobTrouble {
                 job,

@@ -176,12 +176,13 @@ impl Poller {
 
     /// When a request is due, if one is wanted and none is in flight.
     fn due(&self, core: &Core, jobs: usize) -> Option<Time> {
+        let hold = self.hold_until.max(core.shared_hold(None));
         if self.in_flight.is_some() || matches!(self.token, TokenCheck::InFlight(_)) {
             None
         } else if self.once > 0 && core.unresolved == 0 {
-            Some(self.hold_until)
+            Some(hold)
         } else if jobs < self.capacity {
-            Some(self.hold_until.max(self.next_poll))
+            Some(hold.max(self.next_poll))
         } else {
             None
         }

@@ -12,6 +12,8 @@ pub enum Reason {
     JobRequest,
     /// Give up waiting for a job request after an abort.
     AbortPatience,
+    /// A drain has lasted long enough: abort.
+    DrainLimit,
     /// Tell GitLab that the job is taken.
     Commit,
     /// Send a part of the log.
@@ -20,6 +22,8 @@ pub enum Reason {
     KeepAlive,
     /// The job has run out of time.
     JobTimeout,
+    /// A step has run out of its own time.
+    StepTimeout,
     /// A step was told to end and has not.
     CancelGrace,
     /// The clean-up has run out of time.
@@ -37,10 +41,12 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::JobRequest => "job request",
             Self::AbortPatience => "abort patience",
+            Self::DrainLimit => "drain limit",
             Self::Commit => "commit",
             Self::Patch => "patch",
             Self::KeepAlive => "keep-alive",
             Self::JobTimeout => "job timeout",
+            Self::StepTimeout => "step timeout",
             Self::CancelGrace => "cancel grace",
             Self::CleanUp => "clean-up limit",
             Self::Upload => "upload",

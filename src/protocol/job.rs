@@ -198,8 +198,22 @@ impl JobPayload {
     pub fn is_debug_trace(&self) -> bool {
         ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"]
             .iter()
-            .filter_map(|key| self.variable(key))
-            .any(|variable| is_true(&variable.value))
+            .any(|key| self.switch(key) == Some(true))
+    }
+
+    /// What a variable says that switches something on or off, by GitLab's own runner's rules: `true`,
+    /// `t` or a number that is 1 is on, `false`, `f` or 0 is off. None if it is missing or says
+    /// anything else.
+    pub fn switch(&self, key: &str) -> Option<bool> {
+        let value = self.variable(key)?.value.as_str();
+        let is = |words: [&str; 2]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
+        match value.parse() {
+            _ if is(["true", "t"]) => Some(true),
+            _ if is(["false", "f"]) => Some(false),
+            Ok(1) => Some(true),
+            Ok(0) => Some(false),
+            _ => None,
+        }
     }
 }
 
@@ -217,14 +231,6 @@ fn password(url: &str) -> Option<&str> {
     let authority = rest.split(['/', '?', '#']).next()?;
     let (user_info, _) = authority.rsplit_once('@')?;
     user_info.split_once(':').map(|(_, password)| password)
-}
-
-/// How GitLab's own runner reads switches: `true` or `t` in any case, or a number that is 1.
-fn is_true(value: &str) -> bool {
-    ["true", "t"]
-        .iter()
-        .any(|word| value.eq_ignore_ascii_case(word))
-        || value.parse() == Ok(1)
 }
 
 #[cfg(test)]

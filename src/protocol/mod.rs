@@ -10,6 +10,7 @@
 //! - [`job_request_body`], [`verify_body`]: what a runner tells of itself ([`Info`]).
 //! - [`update_body`]: the state of a job, and why it failed ([`Failure`]).
 //! - [`ArtifactForm`], [`artifact_query`], [`artifact_file_name`]: the upload of an artifact.
+//! - [`GoDuration`]: durations in variables.
 //! - [`error_message`]: what the body of an error reply says.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 mod wire;
 
 mod artifact;
+mod duration;
 mod error_body;
 pub mod headers;
 mod job;
@@ -36,6 +38,7 @@ pub(crate) use self::{
 };
 pub use self::{
     artifact::{ArtifactForm, artifact_file_name, artifact_query},
+    duration::GoDuration,
     error_body::error_message,
     job::{
         AkeylessSecret, AkeylessServer, ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile,

@@ -1,6 +1,6 @@
 //! Options of a runner.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use url::Url;
 
@@ -52,6 +52,7 @@ impl RunnerBuilder {
                 commit: true,
                 jobs: JobRunList::default(),
                 trace_limit: DEFAULT_TRACE_LIMIT,
+                timestamps: false,
                 variables: Vec::new(),
                 keep_raw_payload: false,
                 seed: u64::from_le_bytes(seed),
@@ -128,6 +129,27 @@ impl RunnerBuilder {
     pub fn trace_limit(mut self, bytes: u64) -> Self {
         self.settings.trace_limit = bytes;
         self
+    }
+
+    /// Whether each line of a log begins with the time, the stream and whether it goes on, as GitLab's
+    /// own runner does it and GitLab's viewer hides it. Off by default.
+    pub fn timestamps(mut self, timestamps: bool) -> Self {
+        self.settings.timestamps = timestamps;
+        self
+    }
+
+    /// Whether the log of a job tells of each artifact: what each pattern found, and that it was
+    /// uploaded, in the words of GitLab's own runner. Trouble is told in any case. Off by default.
+    pub fn artifact_log(self, tells: bool) -> Self {
+        self.tune(move |config| config.artifact_log = tells)
+    }
+
+    /// How long GitLab is left alone about a job of which there is nothing to say; 30 s by default, at
+    /// least one second. It is in the answer that a cancel is heard of: shorter is quicker, and costs
+    /// a request each time.
+    pub fn keep_alive(self, every: Duration) -> Self {
+        let every = every.max(Duration::from_secs(1));
+        self.tune(move |config| config.keep_alive = every)
     }
 
     /// A variable for every job, such as `HTTPS_PROXY`; GitLab's own of that name takes its place.

@@ -19,6 +19,8 @@ pub(super) struct Collector {
     /// Where the packed file waits.
     pub(super) spool_dir: PathBuf,
     pub(super) now: SystemTime,
+    /// Whether the log tells what was found, and not only of trouble.
+    pub(super) tells: bool,
 }
 
 impl Collector {
@@ -53,9 +55,14 @@ impl Collector {
         let warn = &mut |warning| self.warn(&warning);
         let packed = pack(files, &mut selection, &order, &self.adapter, warn).await;
         let packed = packed.map_err(|error| failed(&error))?;
+        if self.tells {
+            self.log.note("Uploading artifacts...".to_owned());
+        }
         for (is_warning, text) in selection.report() {
             if is_warning {
                 self.warn(&text);
+            } else if self.tells {
+                self.log.note(text);
             }
         }
         if packed.is_none() {

@@ -399,7 +399,10 @@ impl Driver {
                 notice::trouble_with_job(job, &format!("{what}: {error}"));
             }
         };
-        let log = Arc::new(JobLog::new(job, self.options.build_dir.clone(), tell));
+        let (adapter, origin) = (Arc::clone(&self.adapter), self.options.wall_origin);
+        let clock = Box::new(move || origin + adapter.now());
+        let dir = self.options.build_dir.clone();
+        let log = Arc::new(JobLog::new(job, dir, clock, tell));
         let (orders, received) = mpsc::unbounded();
         let forced = CancellationToken::new();
         let entry = JobEntry {

@@ -16,7 +16,7 @@ mod system_id;
 mod task;
 mod variables;
 
-use std::{fmt, future::Future, path::PathBuf, sync::Arc};
+use std::{fmt, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::channel::oneshot;
 use url::Url;
@@ -313,6 +313,12 @@ impl RunnerHandle {
     /// [`Runner::run`] returns. Final: the runner cannot be used again.
     pub fn drain(&self) {
         self.shared.stop(StopMode::Drain);
+    }
+
+    /// As [`drain`](Self::drain), but those that still run after `limit` are cancelled, as by
+    /// [`abort`](Self::abort). Of several limits the earliest counts.
+    pub fn drain_within(&self, limit: Duration) {
+        self.shared.stop(StopMode::DrainWithin(limit));
     }
 
     /// Asks for no more jobs and cancels those that run: they are reported to GitLab as

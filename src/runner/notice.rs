@@ -27,6 +27,7 @@ mod traced {
             | Notice::JobDropped { job, .. }
             | Notice::JobAborted { job, .. }
             | Notice::JobTimedOut { job, .. }
+            | Notice::StepTimedOut { job, .. }
             | Notice::JobTrouble { job, .. }
             | Notice::TraceRejected { job, .. } => {
                 tracing::warn!(target: TARGET, job = job.0, "{notice}");

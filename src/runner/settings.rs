@@ -38,6 +38,7 @@ pub(super) struct Settings {
     pub(super) jobs: JobRunList,
     /// In bytes.
     pub(super) trace_limit: u64,
+    pub(super) timestamps: bool,
     pub(super) variables: Vec<(String, String)>,
     pub(super) keep_raw_payload: bool,
     pub(super) seed: u64,

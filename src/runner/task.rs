@@ -61,6 +61,10 @@ pub(super) struct Options {
     pub(super) downloads: Arc<AtomicU64>,
     /// In bytes.
     pub(super) trace_limit: u64,
+    /// Whether each line of a log begins with one.
+    pub(super) timestamps: bool,
+    /// Whether a log tells of the artifacts that are uploaded.
+    pub(super) artifact_log: bool,
     pub(super) variables: Arc<RunnerVariables>,
     pub(super) slots: Arc<Slots>,
 }
@@ -82,6 +86,8 @@ impl Options {
             wall_origin: config.wall_origin,
             downloads: Arc::default(),
             trace_limit: settings.trace_limit,
+            timestamps: settings.timestamps,
+            artifact_log: config.artifact_log,
             variables: Arc::new(runner_variables(config, &settings.variables)),
             slots: Arc::default(),
         }
@@ -133,6 +139,8 @@ pub(super) struct Task {
     slow: Arc<Blocking>,
     dir: PathBuf,
     trace_limit: u64,
+    timestamps: bool,
+    artifact_log: bool,
     payload: Arc<JobPayload>,
     make: Make,
     context: Context,
@@ -176,6 +184,8 @@ impl Task {
             slow: Arc::clone(&options.slow),
             dir: options.build_dir.join(payload.id.to_string()),
             trace_limit: options.trace_limit,
+            timestamps: options.timestamps,
+            artifact_log: options.artifact_log,
             variables: Arc::clone(&options.variables),
             slot: options.slots.take(payload.job_info.project_id),
             make: process.make,
@@ -200,6 +210,8 @@ impl Task {
             slow,
             dir,
             trace_limit,
+            timestamps,
+            artifact_log,
             payload,
             make,
             context,
@@ -221,7 +233,7 @@ impl Task {
         let dir = made.as_ref().unwrap_or(&dir).clone();
         let variables = JobVariables::new(payload, variables, slot.concurrent, dir);
         let variables = Arc::new(variables);
-        log.open(spool(&variables, trace_limit));
+        log.open(spool(&variables, trace_limit, timestamps));
         let made = match made {
             Ok(_) => {
                 let job = Job::new(
@@ -282,6 +294,7 @@ impl Task {
                         index: artifact.index,
                         spool_dir: spool_dir.clone(),
                         now: system_time(wall + adapter.now()),
+                        tells: artifact_log,
                     };
                     let collect = async { handler.collect(collector).await };
                     let ended = supervise(&scope, &forced, collect).await;
@@ -442,10 +455,15 @@ fn drop_handler(scope: &Scope, log: &JobLog, handler: Box<dyn Handler>) {
     }
 }
 
-fn spool(variables: &JobVariables, limit: u64) -> TraceSpool {
+fn spool(variables: &JobVariables, limit: u64, timestamps: bool) -> TraceSpool {
     let prefixes = &variables.payload().features.token_mask_prefixes;
     let masker = Masker::new(variables.mask_values(), prefixes);
-    TraceSpool::new(masker, limit)
+    let spool = TraceSpool::new(masker, limit);
+    if timestamps {
+        spool.with_timestamps()
+    } else {
+        spool
+    }
 }
 
 async fn remove_dir(

@@ -43,6 +43,7 @@ enum Event {
     PollOnce,
     WithdrawPoll,
     Drain,
+    DrainWithin(u16),
     Abort,
 }
 
@@ -111,7 +112,8 @@ impl Arbitrary for Event {
             31..=32 => Self::Download(which, u8::arbitrary(g) % 3),
             33 => Self::DropDownload(which),
             34 => Self::Spooled(which),
-            _ if which < 10 => Self::Drain,
+            _ if which < 6 => Self::Drain,
+            _ if which < 12 => Self::DrainWithin(u16::arbitrary(g) % 1000),
             _ if which < 20 => Self::Abort,
             _ => Self::Deadline,
         }
@@ -442,6 +444,10 @@ impl Model {
                 self.input(Input::WithdrawPoll);
             }
             Event::Drain => self.stop(StopMode::Drain),
+            Event::DrainWithin(seconds) => {
+                let limit = Duration::from_secs((*seconds).into());
+                self.stop(StopMode::DrainWithin(limit));
+            }
             Event::Abort => self.stop(StopMode::Abort),
         }
     }

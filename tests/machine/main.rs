@@ -15,5 +15,6 @@ mod polling;
 mod secrecy;
 mod status;
 mod stop;
+mod timeouts;
 mod verify;
 mod world;

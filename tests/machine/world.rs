@@ -254,6 +254,11 @@ impl World {
         sent
     }
 
+    /// A request that was sent and not looked at, if there is one.
+    pub(crate) fn pending(&mut self) -> Option<Sent> {
+        self.sent.pop_front()
+    }
+
     pub(crate) fn no_request(&self) {
         assert!(self.sent.is_empty(), "{:?}", self.sent);
     }

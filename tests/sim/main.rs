@@ -17,6 +17,7 @@ mod outcomes;
 mod requests;
 mod scale;
 mod secrets;
+mod sections;
 mod simulator;
 mod start;
 mod user_code;

@@ -257,6 +257,24 @@ fn after_script_knows_how_the_script_went() {
 }
 
 #[test]
+fn after_script_knows_that_the_script_was_out_of_time() {
+    let world = World::new(1016);
+    let spec = JobSpec::script(SCRIPT)
+        .variable("RUNNER_SCRIPT_TIMEOUT", "5s")
+        .after_script(SCRIPT);
+    let report = world.run_job(spec, |job, phase| async move {
+        if phase == Phase::Script {
+            job.sleep(std::time::Duration::from_secs(60)).await;
+        }
+        outputln!("{phase:?}: {}", job.expand("$CI_JOB_STATUS"));
+        Ok(())
+    });
+    let log = report.log_text();
+    assert!(log.ends_with("\nAfterScript: timedout\n"), "{log}");
+    assert!(!log.contains("Script: running"), "{log}");
+}
+
+#[test]
 fn what_no_process_can_be_given_is_left_out_and_told_once() {
     let world = World::new(1009);
     let long = "x".repeat(600_000);
