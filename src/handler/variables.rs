@@ -12,7 +12,6 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -24,6 +23,12 @@ use crate::{
     protocol::{Expander, JobPayload, JobVariable, Meaning, ScriptStatus, has_references},
     sync::lock,
 };
+
+/// So many bytes of expanded values are masked, which is far beyond all secrets: a masker takes many
+/// times that, and a few variables that double each other would make a gigabyte of them.
+const MAX_MASKED: usize = 256 << 10;
+/// But one with so few bytes is masked whatever the others take.
+const ALWAYS_MASKED: usize = 1 << 10;
 
 /// A variable of a job.
 ///
@@ -258,11 +263,16 @@ impl JobVariables {
             return values;
         }
         let mut expander = self.expander();
-        let expanded: BTreeSet<String> = expandable
-            .map(|variable| expander.value(&variable.key, &variable.value).0)
-            .collect();
-        // The masker trims them, and drops those that come twice.
-        values.extend(expanded);
+        let mut room = MAX_MASKED;
+        for variable in expandable {
+            let (value, whole) = expander.value(&variable.key, &variable.value);
+            // What is not whole is in no environment.
+            if whole && value.len() <= room.max(ALWAYS_MASKED) {
+                room = room.saturating_sub(value.len());
+                // The masker trims it, and drops what comes twice.
+                values.push(value);
+            }
+        }
         values
     }
 }

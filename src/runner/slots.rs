@@ -1,16 +1,24 @@
 //! Numbers for the jobs that run at the same time: the lowest that is free, in all and by project.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     sync::{Arc, Mutex},
 };
 
 use crate::{handler::Concurrent, sync::lock};
 
-/// The numbers that are in use, by project; `None` is for all of them.
+/// The numbers by project; `None` is for all of them.
 #[derive(Default)]
-pub(super) struct Slots(Mutex<BTreeMap<Option<u64>, BTreeSet<usize>>>);
+pub(super) struct Slots(Mutex<BTreeMap<Option<u64>, Numbers>>);
+
+#[derive(Default)]
+struct Numbers {
+    /// The lowest that was never taken.
+    next: usize,
+    /// Those below it that are free again.
+    free: BTreeSet<usize>,
+}
 
 /// The numbers of one job, free again when this is dropped.
 pub(super) struct Slot {
@@ -23,14 +31,8 @@ impl Slots {
     /// Numbers for a job of this project; jobs of no known project share one.
     pub(super) fn take(self: &Arc<Self>, project: Option<u64>) -> Slot {
         let project = Some(project.unwrap_or(0));
-        let mut used = lock(&self.0);
-        let mut lowest = |of| {
-            let used: &mut BTreeSet<usize> = used.entry(of).or_default();
-            let free = (0..).zip(&*used).find(|(number, used)| number != *used);
-            let free = free.map_or(used.len(), |(number, _)| number);
-            used.insert(free);
-            free
-        };
+        let mut numbers = lock(&self.0);
+        let mut lowest = |of| numbers.entry(of).or_default().take();
         let concurrent = Concurrent {
             id: lowest(None),
             project_id: lowest(project),
@@ -45,16 +47,30 @@ impl Slots {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut used = lock(&self.slots.0);
+        let mut numbers = lock(&self.slots.0);
         let Concurrent { id, project_id } = self.concurrent;
         for (of, number) in [(None, id), (self.project, project_id)] {
-            if let Some(numbers) = used.get_mut(&of) {
-                numbers.remove(&number);
-                if numbers.is_empty() {
-                    used.remove(&of);
-                }
+            if let Entry::Occupied(mut of) = numbers.entry(of)
+                && of.get_mut().give_back(number)
+            {
+                of.remove();
             }
         }
+    }
+}
+
+impl Numbers {
+    fn take(&mut self) -> usize {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    /// Gives whether all are free now.
+    fn give_back(&mut self, number: usize) -> bool {
+        self.free.insert(number);
+        self.free.len() == self.next
     }
 }
 

@@ -146,6 +146,38 @@ fn an_archive_is_packed_and_uploaded() {
     );
 }
 
+/// Where the scripts see the project, `CI_PROJECT_DIR` says; that is what its files are below.
+#[test]
+fn paths_may_begin_with_the_directory_of_the_project() {
+    for seen in [None, Some("/builds/group/project")] {
+        let world = World::new(1);
+        let spec = JobSpec::script(["make"]).artifact(
+            ArtifactSpec::archive(["$CI_PROJECT_DIR/out/", "$CI_BUILDS_DIR/elsewhere/"])
+                .name("of ${CI_RUNNER_SHORT_TOKEN}"),
+        );
+        let job = world.enqueue(spec);
+        let mut runner = world.runner();
+        world.sim.block_on(async {
+            let process = move |job: Job| async move {
+                if let Some(seen) = seen {
+                    job.set_dirs(seen, "/tmp");
+                }
+                Ok(maker(&[
+                    memory("out/prog", "program"),
+                    memory("elsewhere/prog", "not this"),
+                ]))
+            };
+            assert!(runner.request_job(process).await.unwrap());
+            runner.drain().await;
+        });
+        let report = world.report(job);
+        let archive = report.artifact("archive");
+        let archive = archive.unwrap_or_else(|| panic!("{}", report.log_text()));
+        assert_eq!(names(&archive.content), ["out/prog"]);
+        assert_eq!(archive.filename, "of simulated.zip");
+    }
+}
+
 #[test]
 fn the_log_tells_of_artifacts_if_it_is_to() {
     let world = World::new(16);

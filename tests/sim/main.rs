@@ -10,6 +10,7 @@ mod artifacts;
 mod control;
 #[cfg(feature = "tracing")]
 mod events;
+mod file_variables;
 mod life;
 mod logs;
 mod mishaps;

@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
 };
 
 use gitlab_runner::{
     Failure, FailureReason, JobResult, Phase,
-    job::{EnvError, Environment, Job, SkipReason},
+    job::{Environment, Job, SkipReason},
     mock::{JobReport, JobSpec, JobStatus},
     outputln,
     protocol::RunnerFeatures,
@@ -38,13 +38,6 @@ fn environment(world: &World, spec: JobSpec) -> Environment {
     let (mut environments, _) = environments(world, spec);
     assert_eq!(environments.len(), 1);
     environments.remove(0)
-}
-
-/// The mode of a file or directory, without its type.
-#[cfg(unix)]
-fn mode(path: &Path) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
-    fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
 #[test]
@@ -263,122 +256,22 @@ fn after_script_knows_how_the_script_went() {
     }
 }
 
-#[cfg(unix)]
 #[test]
-fn file_variables_are_private_files_beside_the_project() {
-    let world = World::new(1004);
+fn after_script_knows_that_the_script_was_out_of_time() {
+    let world = World::new(1016);
     let spec = JobSpec::script(SCRIPT)
-        .file_variable("PLAIN", "first line\nhost = $HOST\n")
-        .file_variable("EMPTY", "")
-        .variable("HOST", "example.test")
-        .payload_override(|payload| {
-            let raw = json!({
-                "key": "RAW", "value": "$2y$10$hash", "public": false, "masked": false,
-                "file": true, "raw": true,
-            });
-            payload["variables"].as_array_mut().unwrap().push(raw);
-        })
+        .variable("RUNNER_SCRIPT_TIMEOUT", "5s")
         .after_script(SCRIPT);
     let report = world.run_job(spec, |job, phase| async move {
-        let env = job.env().await.map_err(|error| outputln!("{error}"))?;
-        let file = |key| PathBuf::from(env.get(key).unwrap());
-        let read = |key| fs::read_to_string(file(key)).unwrap();
-        // Written anew each time, also over what the script has made of it.
-        assert_eq!(read("PLAIN"), "first line\nhost = example.test\n");
-        assert_eq!(read("RAW"), "$2y$10$hash");
-        assert_eq!(read("EMPTY"), "");
-        assert_eq!(mode(&file("PLAIN")), 0o600);
-        let temp = job.temp_dir().await.map_err(drop)?;
-        assert_eq!(file("PLAIN"), temp.join("PLAIN"));
-        assert_eq!(mode(&temp), 0o700);
-        // Nothing of it is among the files of the project.
-        assert_eq!(fs::read_dir(job.build_dir()).unwrap().count(), 0);
         if phase == Phase::Script {
-            let elsewhere = job.build_dir().join("elsewhere");
-            fs::write(&elsewhere, "mine").unwrap();
-            fs::remove_file(file("PLAIN")).unwrap();
-            std::os::unix::fs::symlink(&elsewhere, file("PLAIN")).unwrap();
-            fs::remove_file(file("RAW")).unwrap();
-            fs::create_dir_all(file("RAW").join("of the script")).unwrap();
+            job.sleep(std::time::Duration::from_secs(60)).await;
         }
-        if phase == Phase::Script {
-            // Nobody is led astray by what the script puts there.
-            job.env().await.map_err(drop)?;
-            let elsewhere = job.build_dir().join("elsewhere");
-            assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "mine");
-            fs::remove_file(elsewhere).unwrap();
-        }
-        fs::write(temp.join("large file of the script"), "x").map_err(drop)
-    });
-    // `run_job` has seen that nothing is left.
-    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
-}
-
-#[test]
-fn a_job_without_file_variables_has_no_further_directory() {
-    let world = World::new(1005);
-    let report = world.run_job(JobSpec::script(SCRIPT), |job, _| async move {
-        let env = job.env().await.map_err(drop)?;
-        let temp = PathBuf::from(env.get("RUNNER_TEMP_PROJECT_DIR").unwrap());
-        assert!(!temp.exists());
-        assert_eq!(job.temp_dir().await.unwrap(), temp);
-        assert!(temp.is_dir());
+        outputln!("{phase:?}: {}", job.expand("$CI_JOB_STATUS"));
         Ok(())
     });
-    assert_eq!(report.status, JobStatus::Success);
-}
-
-#[test]
-fn what_is_left_of_a_killed_runner_is_not_used() {
-    let world = World::new(1006);
-    let old = world.dir.path().join("4001.tmp");
-    fs::create_dir(&old).unwrap();
-    fs::write(old.join("old"), "").unwrap();
-    let report = world.run_job(JobSpec::script(SCRIPT), |job, _| async move {
-        let temp = job.temp_dir().await.map_err(|error| outputln!("{error}"))?;
-        assert_eq!(fs::read_dir(&temp).unwrap().count(), 0);
-        Ok(())
-    });
-    assert_eq!(report.status, JobStatus::Success);
-}
-
-#[test]
-fn what_cannot_be_written_is_an_error_that_says_so() {
-    let world = World::new(1007);
-    let spec = JobSpec::script(SCRIPT).file_variable("CONFIG", "s3cret");
-    let report = world.run_job(spec, |job, _| async move {
-        let temp = job.temp_dir().await.unwrap();
-        fs::remove_dir(&temp).unwrap();
-        let error = job.env().await.unwrap_err();
-        assert!(matches!(&error, EnvError::File { key, .. } if key == "CONFIG"));
-        assert!(std::error::Error::source(&error).is_some());
-        assert!(!format!("{error:?}").contains("s3cret"));
-        outputln!("{error}");
-        Ok(())
-    });
-    assert!(
-        report
-            .log_text()
-            .starts_with("the file of the variable CONFIG cannot be written: "),
-        "{}",
-        report.log_text()
-    );
-}
-
-#[test]
-fn nothing_is_written_for_a_job_that_is_over() {
-    let world = World::new(1008);
-    let kept: Arc<Mutex<Option<Arc<Job>>>> = Arc::default();
-    let keep = Arc::clone(&kept);
-    let spec = JobSpec::script(SCRIPT).file_variable("CONFIG", "x");
-    world.run_job(spec, move |job, _| {
-        *keep.lock().unwrap() = Some(job);
-        async { Ok(()) }
-    });
-    let job = kept.lock().unwrap().take().unwrap();
-    let error = world.sim.block_on(async { job.env().await.unwrap_err() });
-    assert!(matches!(error, EnvError::Stopped), "{error}");
-    assert!(world.is_empty());
+    let log = report.log_text();
+    assert!(log.ends_with("\nAfterScript: timedout\n"), "{log}");
+    assert!(!log.contains("Script: running"), "{log}");
 }
 
 #[test]
@@ -490,6 +383,30 @@ fn expanded_values_are_masked_too() {
         "[MASKED] [MASKED]\n[MASKED] [MASKED]\n[MASKED] [MASKED]\n[MASKED] [MASKED]\n\
          [MASKED]\nsomebody-raw somebody bucks\n"
     );
+}
+
+#[test]
+fn masked_variables_that_double_each_other_hide_no_other() {
+    let world = World::new(1015);
+    let spec = JobSpec::script(SCRIPT).masked_variable("V0", "0123456789".repeat(10));
+    let spec = (1..40).fold(spec, |spec, number| {
+        let before = number - 1;
+        spec.masked_variable(format!("V{number}"), format!("$V{before}$V{before}"))
+    });
+    let spec = spec
+        .variable("USER", "somebody")
+        .variable("Z", "$USER")
+        .masked_variable("LOGIN", "$USER:hunter-2");
+    let report = world.run_job(spec, |job, _| async move {
+        let env = job.env().await.map_err(drop)?;
+        assert_eq!(env.get("V3").unwrap().len(), 800);
+        assert_eq!(env.get("V39"), None);
+        assert_eq!(env.get("Z"), Some("somebody"));
+        outputln!("{}", env.get("LOGIN").unwrap());
+        Ok(())
+    });
+    let log = report.log_text();
+    assert!(log.ends_with("m\n[MASKED]\n"), "{log}");
 }
 
 #[test]

@@ -17,6 +17,8 @@ const MAX_LEN: usize = 1 << 20;
 const MAX_STEPS: u32 = 100_000;
 /// All values together that hold references do not grow beyond this.
 const MAX_TOTAL: usize = 16 << 20;
+/// But each has this much, whatever the others take: references and length.
+const FOR_EACH: (u32, usize) = (1000, 4 << 10);
 
 impl JobPayload {
     /// `text` with all references to variables replaced by their values.
@@ -118,18 +120,19 @@ impl<'a> Expander<'a> {
         if !has_references(text) {
             return (text.to_owned(), true);
         }
+        let steps = self.steps.max(FOR_EACH.0);
         let mut expansion = Expansion {
             meanings: &self.meanings,
             open: Vec::from_iter(within),
-            steps: self.steps,
-            room: self.room.min(MAX_LEN),
+            steps,
+            room: self.room.clamp(FOR_EACH.1, MAX_LEN),
             full: false,
             lost: false,
             out: String::new(),
         };
         expansion.text(text);
-        self.steps = expansion.steps;
-        self.room -= expansion.out.len();
+        self.steps = self.steps.saturating_sub(steps - expansion.steps);
+        self.room = self.room.saturating_sub(expansion.out.len());
         (expansion.out, !expansion.full && !expansion.lost)
     }
 }
@@ -369,8 +372,10 @@ mod tests {
         assert!(!whole && last.len() < long.len(), "{}", last.len());
         // A reference too many.
         let mut expander = Expander::new(variables());
-        assert!(expander.text(&"$none".repeat(MAX_STEPS as usize)).1);
-        assert!(!expander.text("$none").1);
+        assert!(!expander.text(&"$none".repeat(MAX_STEPS as usize + 1)).1);
+        // All is used up, but for a little for each.
+        assert_eq!(expander.text("$me"), ("a".to_owned(), true));
+        assert!(!expander.text(&"$none".repeat(1001)).1);
     }
 
     quickcheck! {
