@@ -136,7 +136,7 @@ pub enum ReplyBody {
         /// In bytes.
         limit: usize,
     },
-    /// If the status is 2xx, write it to a file and tell
+    /// If the status is 200, write it to a file and tell
     /// [`Input::Spooled`](crate::machine::Input::Spooled); one that breaks off is a failure.
     /// Otherwise the same as `Collect`.
     Spool {

@@ -23,10 +23,12 @@ use crate::{
 };
 
 const MAX_REDIRECTS: u32 = 5;
-/// Tries in all. With the growing pauses that is about two minutes.
+/// So often the server may say that it could not deal with this very request. With the growing
+/// pauses that is about two minutes.
 const TRIES: u32 = 8;
-/// Tries for a server that is overloaded or cannot be reached: about five minutes.
-const PATIENT_TRIES: u32 = 12;
+/// Tries in all, those counted in with a server that is overloaded or cannot be reached: about ten
+/// minutes.
+const ALL_TRIES: u32 = 16;
 
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -36,7 +38,10 @@ pub(super) struct Transfer {
     home: Uri,
     target: Uri,
     redirects: u32,
+    /// In all.
     failures: u32,
+    /// Those in which the server failed at this very request.
+    errors: u32,
     backoff: Backoff,
     in_flight: Option<RequestId>,
     hold_until: Time,
@@ -62,6 +67,7 @@ impl Transfer {
             home,
             redirects: 0,
             failures: 0,
+            errors: 0,
             backoff: Backoff::default(),
             in_flight: None,
             hold_until: Time::ZERO,
@@ -127,11 +133,11 @@ impl Transfer {
             }
             Err(error) => {
                 let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
-                return self.again(core, Trouble::Transport(error), wait, PATIENT_TRIES);
+                return self.again(core, Trouble::Transport(error), wait);
             }
         };
         let status = response.status();
-        if status.is_success() {
+        if self.is_done(status) {
             return Verdict::Done;
         }
         let trouble = trouble(response, token);
@@ -146,21 +152,27 @@ impl Transfer {
                 _ => Verdict::Failed(trouble),
             };
         }
-        let tries = match status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => PATIENT_TRIES,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => TRIES,
+        self.errors += match status {
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => 0,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => 1,
             // Addresses of storage that have run out are refused there; GitLab gives a new one.
-            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if !self.is_at_home() => TRIES,
-            status if status.is_server_error() => TRIES,
+            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if !self.is_at_home() => 1,
+            // Something in between said that, not GitLab: a page to log in, say.
+            status if status.is_server_error() || status.is_success() => 1,
             _ => return Verdict::Failed(trouble),
         };
-        let wait = core.wait_after(&mut self.backoff, response);
-        self.again(core, trouble, wait, tries)
+        // A server that asks for short waits must not use up all tries in a short outage.
+        let least = self.backoff.clone().after(Setback::Trouble, &mut core.rng);
+        let wait = core.wait_after(&mut self.backoff, response).max(least);
+        self.again(core, trouble, wait)
     }
 
-    fn again(&mut self, core: &mut Core, trouble: Trouble, wait: Duration, tries: u32) -> Verdict {
+    fn again(&mut self, core: &mut Core, trouble: Trouble, wait: Duration) -> Verdict {
         self.failures += 1;
-        if self.failures >= tries {
+        if self.errors >= TRIES || self.failures >= ALL_TRIES {
             return Verdict::Failed(trouble);
         }
         self.target = self.home.clone();
@@ -174,6 +186,14 @@ impl Transfer {
             retry_in: wait,
         });
         Verdict::Again
+    }
+
+    /// Whether this is the answer that says that all went well.
+    fn is_done(&self, status: StatusCode) -> bool {
+        status == match self.doing {
+            Doing::Upload => StatusCode::CREATED,
+            _ => StatusCode::OK,
+        }
     }
 
     /// Whether a redirect with this status asks for the same request elsewhere.

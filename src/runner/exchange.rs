@@ -15,7 +15,7 @@ use futures::{
     FutureExt, StreamExt,
     future::{AbortHandle, Abortable, BoxFuture, Either, select},
 };
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 
 use super::{
     inbox::{Inbox, Message},
@@ -91,7 +91,7 @@ async fn exchange(
     let (parts, body) = reply.into_parts();
     let request = call.request;
     let limit = match call.reply {
-        ReplyBody::Spool { download, .. } if parts.status.is_success() => {
+        ReplyBody::Spool { download, .. } if parts.status == StatusCode::OK => {
             let file = spool(adapter, dir, body, progress).await?;
             return Ok(Message::Spooled {
                 request,
