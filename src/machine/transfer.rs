@@ -190,10 +190,11 @@ impl Transfer {
 
     /// Whether this is the answer that says that all went well.
     fn is_done(&self, status: StatusCode) -> bool {
-        status == match self.doing {
-            Doing::Upload => StatusCode::CREATED,
-            _ => StatusCode::OK,
-        }
+        status
+            == match self.doing {
+                Doing::Upload => StatusCode::CREATED,
+                _ => StatusCode::OK,
+            }
     }
 
     /// Whether a redirect with this status asks for the same request elsewhere.
