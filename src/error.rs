@@ -31,8 +31,13 @@ pub enum RunErrorKind {
     NoRuntime,
     /// The build directory cannot be made, or nothing can be written below it.
     BuildDir,
-    /// GitLab refused the runner's token (403).
+    /// GitLab refused the runner's token, or the registration token (403).
     TokenRefused,
+    /// This GitLab, or the group, makes no runners with registration tokens any more (410). Make the
+    /// runner there, and use its authentication token.
+    RegistrationDisallowed,
+    /// GitLab does not take what it was told of the runner (400, 422); its words name the fields.
+    Rejected,
     /// GitLab answered, but not with what was asked for: an error status or something unreadable.
     /// Try again; the runner waits longer before each further request by itself.
     Server,
@@ -79,13 +84,87 @@ impl RunError {
         if trouble.is_refusal() {
             return Self::token_refused(&trouble);
         }
-        let detail = format!("could not ask GitLab for a job ({trouble})");
+        Self::of_trouble("could not ask GitLab for a job", trouble)
+    }
+
+    pub(crate) fn verify(trouble: Trouble) -> Self {
+        if trouble.is_refusal() {
+            return Self::token_refused(&trouble);
+        }
+        Self::of_account(
+            "could not ask GitLab whether the runner token is good",
+            trouble,
+        )
+    }
+
+    pub(crate) fn unregister(trouble: Trouble) -> Self {
+        if trouble.is_refusal() {
+            return Self::token_refused(&trouble);
+        }
+        let what = match status(&trouble) {
+            Some(404) => {
+                "could not unregister the runner: this GitLab knows no such runner manager, or is \
+                 older than them"
+            }
+            _ => "could not unregister the runner",
+        };
+        Self::of_account(what, trouble)
+    }
+
+    pub(crate) fn reset(trouble: Trouble) -> Self {
+        if trouble.is_refusal() {
+            return Self::token_refused(&trouble);
+        }
+        let what = if trouble.is_lost_reply() {
+            "could not change the runner token: the answer is lost, and with it perhaps the token; \
+             see whether the old one is still good, else change it in GitLab"
+        } else {
+            "could not change the runner token"
+        };
+        Self::of_account(what, trouble)
+    }
+
+    pub(crate) fn register(trouble: Trouble) -> Self {
+        match status(&trouble) {
+            Some(403) => {
+                let detail = format!(
+                    "GitLab refused the registration token ({trouble}): check that it is the \
+                     registration token of this GitLab instance, or of one of its groups or \
+                     projects, that it was not reset, and that this instance lets groups and \
+                     projects register runners"
+                );
+                Self::new(RunErrorKind::TokenRefused, detail)
+            }
+            Some(410) => {
+                let detail = format!(
+                    "registration tokens are switched off here ({trouble}): make a runner in GitLab \
+                     (Settings > CI/CD > Runners), and use its authentication token (`glrt-…`)"
+                );
+                Self::new(RunErrorKind::RegistrationDisallowed, detail)
+            }
+            _ if trouble.is_lost_reply() => Self::of_account(
+                "could not register the runner: the answer is lost, so GitLab may have made one of \
+                 whose token nobody knows; look at its list of runners before another try",
+                trouble,
+            ),
+            _ => Self::of_account("could not register the runner", trouble),
+        }
+    }
+
+    /// About what was said of the runner itself.
+    fn of_account(what: &str, trouble: Trouble) -> Self {
+        match status(&trouble) {
+            Some(400 | 422) => Self::new(RunErrorKind::Rejected, format!("{what} ({trouble})")),
+            _ => Self::of_trouble(what, trouble),
+        }
+    }
+
+    fn of_trouble(what: &str, trouble: Trouble) -> Self {
+        let detail = format!("{what} ({trouble})");
         match trouble {
             Trouble::Stopped => Self::stopped(),
             // The cause says what the detail would repeat.
-            Trouble::Transport(error) => {
-                Self::new(RunErrorKind::Network, "could not ask GitLab for a job").with_cause(error)
-            }
+            Trouble::Transport(error) => Self::new(RunErrorKind::Network, what).with_cause(error),
             Trouble::Status { .. } | Trouble::Unreadable(_) => {
                 Self::new(RunErrorKind::Server, detail)
             }
@@ -117,6 +196,13 @@ impl RunError {
         self.cause
             .as_deref()
             .map(|cause| cause as &(dyn Error + 'static))
+    }
+}
+
+fn status(trouble: &Trouble) -> Option<u16> {
+    match trouble {
+        Trouble::Status { status, .. } => Some(status.as_u16()),
+        _ => None,
     }
 }
 

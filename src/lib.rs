@@ -184,7 +184,7 @@ pub use ids::{ArtifactId, DownloadId, JobId, RequestId};
 #[doc(inline)]
 pub use protocol::{Failure, FailureReason};
 #[cfg(feature = "runner")]
-pub use runner::{Runner, RunnerBuilder, RunnerHandle};
+pub use runner::{Runner, RunnerBuilder, RunnerHandle, registration};
 #[doc(inline)]
 pub use secret::Secret;
 #[doc(inline)]

@@ -93,6 +93,39 @@ impl WallTime {
     }
 }
 
+/// As in RFC 3339 with microseconds, in UTC: `2024-07-16T10:00:00.123456Z`.
+impl fmt::Display for WallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (year, month, day) = date(seconds / 86_400);
+        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        let micros = self.0.subsec_micros();
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
+        )
+    }
+}
+
+/// The date so many days after 1970-01-01.
+fn date(days: u64) -> (u64, u64, u64) {
+    // Counted from 0000-03-01, a leap day is the last day of its year, and 400 years repeat.
+    let days = days.saturating_add(719_468);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Five months from March on have 153 days.
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year_of_era;
+    if month < 10 {
+        (year, month + 3, day)
+    } else {
+        (year + 1, month - 9, day)
+    }
+}
+
 /// The wall-clock moment at `time`, where `self` is the wall clock at the origin.
 impl Add<Time> for WallTime {
     type Output = Self;
@@ -115,6 +148,22 @@ mod tests {
             WallTime(Duration::MAX) + Time::from_secs(1),
             WallTime(Duration::MAX)
         );
+    }
+
+    #[test]
+    fn a_moment_prints_as_a_date() {
+        for (micros, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_399_999_999, "2000-02-28T23:59:59.999999Z"),
+            (951_782_400_000_000, "2000-02-29T00:00:00.000000Z"),
+            (1_709_251_199_000_001, "2024-02-29T23:59:59.000001Z"),
+            (1_721_124_000_123_456, "2024-07-16T10:00:00.123456Z"),
+            (4_107_542_400_000_000, "2100-03-01T00:00:00.000000Z"),
+        ] {
+            assert_eq!(WallTime(Duration::from_micros(micros)).to_string(), text);
+        }
+        // No panic, whatever the clock says.
+        assert!(WallTime(Duration::MAX).to_string().ends_with('Z'));
     }
 
     #[test]

@@ -234,7 +234,7 @@ async fn the_first_signal_lets_running_jobs_finish() {
     assert!(status.success(), "{status}");
     assert_eq!(report.status, JobStatus::Success);
     assert!(
-        report.log_text().contains("\nended\n"),
+        report.log_text().contains(" 01O ended\n"),
         "{}",
         report.log_text()
     );
@@ -321,7 +321,7 @@ async fn the_token_is_seen_by_gitlab_only() {
     assert!(status.success(), "{status}");
     let log = report.log_text();
     assert!(
-        log.contains("\nstatus: running\n") && log.contains("\nSECRET=[MASKED]\n"),
+        log.contains(" 01O status: running\n") && log.contains(" 01O SECRET=[MASKED]\n"),
         "{log}"
     );
     assert!(events.contains("gitlab_runner"), "no events: {events}");

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     console::{self, View},
+    environment,
     expect::Expected,
     pipeline,
     shell::Shell,
@@ -50,11 +51,11 @@ pub(crate) async fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
         jobs.len()
     ));
 
-    let mut runner = Runner::new(
-        gitlab.url().parse()?,
-        TOKEN.to_owned(),
-        build_dir.path().into(),
-    );
+    let builder = Runner::builder(gitlab.url().parse()?, TOKEN, build_dir.path());
+    let mut runner = environment::shared(builder)
+        .artifact_log(true)
+        .build()
+        .await;
     let handle = runner.handle();
     let run = async { Ok::<_, Box<dyn Error>>(runner.run(Shell::start, CONCURRENCY).await?) };
     let watch = async {

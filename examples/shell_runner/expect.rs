@@ -159,6 +159,20 @@ impl Log {
         self.output("\u{1b}[36;1mRunning after_script\u{1b}[0;m\n")
     }
 
+    /// What the runner says of an artifact: what its patterns found, and that it was uploaded.
+    pub(crate) fn uploaded(mut self, kind: &str, found: &[&str]) -> Self {
+        self.0.push_str("Uploading artifacts...\n");
+        for found in found {
+            let what = match found.contains("excluded") {
+                true => "files",
+                false => "matching artifact files and directories",
+            };
+            let _ = writeln!(self.0, "{found} {what}");
+        }
+        let line = format!("Uploading artifacts as \"{kind}\" to coordinator... 201 Created\n");
+        self.output(&line)
+    }
+
     pub(crate) fn succeeded(self) -> Self {
         self.output("\u{1b}[32;1mJob succeeded\u{1b}[0;m\n")
     }

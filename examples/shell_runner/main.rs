@@ -79,15 +79,16 @@ async fn serve(options: args::Serve) -> Result<bool, Box<dyn Error>> {
     if let Some(file) = options.ca_file {
         adapter = adapter.ca_file(file);
     }
-    let mut runner = Runner::with_adapter(
-        options.url,
-        options.token.expose().to_owned(),
-        options.build_dir,
-        Arc::new(adapter.build()?),
-    );
+    let builder = Runner::builder(options.url, options.token.expose(), options.build_dir);
+    let mut runner = environment::shared(builder)
+        .adapter(Arc::new(adapter.build()?))
+        .timestamps(true)
+        .artifact_log(true)
+        .build()
+        .await;
     let handle = runner.handle();
     tokio::select! {
-        result = runner.run(Shell::start, options.concurrency) => {
+        result = runner.run(Shell::start_with_sections, options.concurrency) => {
             result?;
             Ok(true)
         }

@@ -28,10 +28,13 @@ pub(crate) fn cases() -> Vec<(&'static str, Case)> {
 /// Variables, the order of stdout and stderr, and what after_script knows.
 fn hello() -> Case {
     let (script, log) = lines(
-        Log::new(),
+        Log::new().output(
+            "\u{1b}[0;33mWARNING: variables that no shell can be given are left out: \
+             \"no-name-for-bash\" (no name for a shell)\u{1b}[0;m\n",
+        ),
         &[
             (
-                "echo \"Hello, $WHOM, from $CI_JOB_NAME\"",
+                "echo \"$GREETING, from $CI_JOB_NAME\"",
                 "Hello, world, from hello\n",
             ),
             ("test \"$PWD\" = \"$CI_PROJECT_DIR\"", ""),
@@ -52,6 +55,7 @@ fn hello() -> Case {
     Case {
         spec: JobSpec::script(script)
             .after_script(after)
+            .variable("GREETING", "Hello, $WHOM")
             .variable("WHOM", "everybody")
             .variable("WHOM", "world")
             .variable("no-name-for-bash", "left out"),
@@ -146,6 +150,10 @@ fn config() -> Case {
             ("printf '[]' > quality.json", ""),
         ],
     );
+    let log = log
+        .uploaded("archive", &["out/: found 3", "**/*.o: excluded 1"])
+        .uploaded("junit", &["*.xml: found 2"])
+        .uploaded("codequality", &["quality.json: found 1"]);
     Case {
         spec: JobSpec::script(script)
             .file_variable("CONFIG", "[server]\nport = 8080\n")

@@ -14,19 +14,24 @@ use gitlab_runner::{
     job::Job,
     outputln,
 };
-use tokio::{fs, io::AsyncWriteExt, process::Command};
+use tokio::{fs, process::Command};
 use tokio_util::sync::CancellationToken;
 
-use crate::{environment::Environment, process};
+use crate::process;
+
+/// Where the lines of a step are, among the temporary files of the job, which only we can read. No
+/// variable has such a name.
+const SCRIPT_FILE: &str = "step.sh";
 
 /// Runs the steps of one job with bash, in a directory of the job's own.
 #[derive(Debug)]
 pub(crate) struct Shell {
     job: Job,
-    /// The job's build directory, without symbolic links in its path.
-    dir: PathBuf,
-    environment: Environment,
+    /// The job's build directory, without symbolic links in its path: that of the project.
+    project: PathBuf,
     outcome: Outcome,
+    /// Whether each step is a section of the log.
+    sections: bool,
 }
 
 /// How the script has ended so far.
@@ -42,17 +47,26 @@ enum Outcome {
 impl Shell {
     /// Makes what all steps of the job need.
     pub(crate) async fn start(job: Job) -> Result<Self, ()> {
-        let (dir, environment) = Self::prepare(&job).await.map_err(|error| {
+        let project = Self::prepare(&job).await.map_err(|error| {
             job.trace(format!("The job's directory cannot be prepared: {error}\n"));
         })?;
-        Self::fetch(&job, &dir.join("project"))
+        Self::fetch(&job, &project)
             .await
             .map_err(|error| job.trace(format!("{error}\n")))?;
         Ok(Self {
             job,
-            dir,
-            environment,
+            project,
             outcome: Outcome::Running,
+            sections: false,
+        })
+    }
+
+    /// The same, with a log that can be folded. The times in it make it a bad one to compare.
+    pub(crate) async fn start_with_sections(job: Job) -> Result<Self, ()> {
+        let shell = Self::start(job).await?;
+        Ok(Self {
+            sections: true,
+            ..shell
         })
     }
 
@@ -70,34 +84,28 @@ impl Shell {
         Ok(())
     }
 
-    async fn prepare(job: &Job) -> io::Result<(PathBuf, Environment)> {
-        let dir = fs::canonicalize(job.build_dir()).await?;
-        let (project, temporary) = (dir.join("project"), dir.join("project.tmp"));
-        fs::create_dir(&project).await?;
-        fs::create_dir(&temporary).await?;
-        let environment = Environment::new(job, &project, &temporary);
-        for (path, content) in environment.files() {
-            write_private(path, content).await?;
-        }
-        Ok((dir, environment))
+    /// Has the scripts see the directories of the job as bash does: `$PWD` has no symbolic links.
+    async fn prepare(job: &Job) -> Result<PathBuf, Box<dyn Error + Send + Sync>> {
+        let project = fs::canonicalize(job.build_dir()).await?;
+        let temporary = fs::canonicalize(job.temp_dir().await?).await?;
+        job.set_dirs(&project, temporary);
+        Ok(project)
     }
 
     /// Runs the lines and gives the exit code.
-    async fn run(&self, script: &[String], cancel: &CancellationToken) -> io::Result<i32> {
-        let file = self.dir.join("step.sh");
-        write_private(&file, &bash_script(script)).await?;
-        let status = match self.outcome {
-            Outcome::Running => "running",
-            Outcome::Succeeded => "success",
-            Outcome::Failed(_) => "failed",
-            Outcome::Stopped => "canceled",
-        };
+    async fn run(
+        &self,
+        script: &[String],
+        cancel: &CancellationToken,
+    ) -> Result<i32, Box<dyn Error + Send + Sync>> {
+        let environment = self.job.env().await?;
+        let file = self.job.temp_dir().await?.join(SCRIPT_FILE);
+        fs::write(&file, bash_script(script)).await?;
         let mut bash = Command::new(find_bash());
         bash.arg(&file)
-            .current_dir(self.dir.join("project"))
+            .current_dir(&self.project)
             .env_clear()
-            .envs(self.environment.variables())
-            .env("CI_JOB_STATUS", status);
+            .envs(&environment);
         let ended = process::run(bash, cancel, |output| self.job.trace(output)).await?;
         let by_signal = || ended.signal().map(|signal| 128 + signal);
         Ok(ended.code().or_else(by_signal).unwrap_or(1))
@@ -112,7 +120,21 @@ impl CancellableJobHandler<DiskFile> for Shell {
         phase: Phase,
         cancel_token: &CancellationToken,
     ) -> JobResult {
-        if phase == Phase::AfterScript {
+        let _section = self.sections.then(|| {
+            let name = self.job.current_step().unwrap_or_else(|| "script".into());
+            let (section, title) = match phase {
+                Phase::AfterScript => {
+                    ("after_script".to_owned(), "Running after_script".to_owned())
+                }
+                Phase::Script => {
+                    let section = format!("step_{name}");
+                    let title = format!("Executing \"{section}\" stage of the job script");
+                    (section, title)
+                }
+            };
+            self.job.section(&section).title(title).start()
+        });
+        if phase == Phase::AfterScript && !self.sections {
             self.job.trace("\x1b[36;1mRunning after_script\x1b[0;m\n");
         }
         let code = match self.run(script, cancel_token).await {
@@ -142,7 +164,7 @@ impl CancellableJobHandler<DiskFile> for Shell {
     async fn get_uploadable_files(
         &mut self,
     ) -> Result<Box<dyn Iterator<Item = DiskFile> + Send>, ()> {
-        let project = self.dir.join("project");
+        let project = self.project.clone();
         let wants_untracked = self.job.payload().artifacts.iter().any(|it| it.untracked);
         let files = self.job.unblock(move || {
             let mut files = DirectoryFiles::walk(project)?;
@@ -198,13 +220,4 @@ fn bash_script(lines: &[String]) -> String {
         script += &format!("printf '%s\\n' '{title}'\n{line}\n");
     }
     script
-}
-
-/// Writes a file that nobody else can read.
-async fn write_private(path: &Path, content: &str) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(path).await?;
-    file.write_all(content.as_bytes()).await?;
-    file.flush().await
 }

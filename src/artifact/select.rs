@@ -135,7 +135,14 @@ impl Selection {
     pub(crate) fn report(&self) -> impl Iterator<Item = (bool, String)> {
         let found = self.paths.iter().map(|Rule { pattern, files, .. }| {
             let what = "matching artifact files and directories";
-            (*files == 0, format!("{pattern}: found {files} {what}"))
+            match files {
+                0 => {
+                    let advice =
+                        "Ensure that the artifact path is relative to the working directory";
+                    (true, format!("{pattern}: no matching files. {advice}"))
+                }
+                files => (false, format!("{pattern}: found {files} {what}")),
+            }
         });
         let untracked = self.untracked.iter();
         let untracked = untracked.map(|files| (false, format!("untracked: found {files} files")));
@@ -208,7 +215,7 @@ mod tests {
             [
                 "foo/**/*.txt: found 3 matching artifact files and directories",
                 "*.txt: found 1 matching artifact files and directories",
-                "nothing: found 0 matching artifact files and directories",
+                "nothing: no matching files. Ensure that the artifact path is relative to the working directory",
             ]
         );
     }
@@ -221,7 +228,7 @@ mod tests {
             report,
             [
                 "foo: found 2 matching artifact files and directories",
-                "*.txt: found 0 matching artifact files and directories",
+                "*.txt: no matching files. Ensure that the artifact path is relative to the working directory",
                 "foo/bar/baz/: excluded 1 files",
                 "**/*.md: excluded 1 files",
                 "b.txt: excluded 1 files",

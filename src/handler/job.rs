@@ -13,21 +13,30 @@ use std::{
 
 use futures::{channel::oneshot, future::BoxFuture};
 
-pub use super::download::DownloadError;
+pub use super::section::{Section, SectionBuilder};
 use super::{
     JobResult,
     download::{Fetch, FetchGuard},
-    log::JobLog,
+    files::FileVariable,
+    log::{Colour, JobLog},
     scope::Scope,
+    variables::JobVariables,
+};
+pub use super::{
+    download::DownloadError,
+    env::{Environment, SkipReason, SkippedVariable},
+    files::EnvError,
+    variables::Variable,
 };
 use crate::{
     Time,
     adapter::{Adapter, unblock},
     artifact::Artifact,
     ids::JobId,
-    protocol::{DependencyInfo, Failure, JobPayload, JobVariable},
+    protocol::{DependencyInfo, Failure, InputInfo, InputValue, JobPayload},
     spool::SpoolFile,
     sync::lock,
+    trace::TraceStream,
 };
 
 /// A job that GitLab has handed to this runner.
@@ -35,8 +44,7 @@ use crate::{
 /// Everything that waits, sleeps or blocks through it runs on every runtime that the crate has an
 /// adapter for, and in virtual time in the simulator. `Debug` shows no variable and no token.
 pub struct Job {
-    payload: Arc<JobPayload>,
-    build_dir: PathBuf,
+    variables: Arc<JobVariables>,
     state: Arc<JobState>,
     scope: Scope,
     log: Arc<JobLog>,
@@ -48,8 +56,7 @@ pub struct Job {
 
 impl Job {
     pub(crate) fn new(
-        payload: Arc<JobPayload>,
-        build_dir: PathBuf,
+        variables: Arc<JobVariables>,
         state: Arc<JobState>,
         scope: Scope,
         log: Arc<JobLog>,
@@ -57,8 +64,7 @@ impl Job {
         fetch: Fetch,
     ) -> Self {
         Self {
-            payload,
-            build_dir,
+            variables,
             state,
             scope,
             log,
@@ -70,12 +76,37 @@ impl Job {
 
     /// GitLab's number of the job.
     pub fn id(&self) -> u64 {
-        self.payload.id.0
+        self.payload().id.0
     }
 
     /// The name of the job in `.gitlab-ci.yml`; empty if GitLab did not say.
     pub fn name(&self) -> &str {
-        &self.payload.job_info.name
+        &self.payload().job_info.name
+    }
+
+    /// The name of its stage; empty if GitLab did not say.
+    pub fn stage(&self) -> &str {
+        &self.payload().job_info.stage
+    }
+
+    /// The time that it may take in all.
+    pub fn timeout(&self) -> Duration {
+        self.variables.time_limit()
+    }
+
+    /// The value of its input with this name.
+    pub fn input(&self, key: &str) -> Option<&InputValue> {
+        let inputs = self.payload().inputs.iter();
+        let mut named = inputs.filter(|InputInfo { key: name, .. }| name == key);
+        named.next_back().map(|input| &input.value)
+    }
+
+    /// The commands of its hook with this name, `pre_get_sources_script` or
+    /// `post_get_sources_script`; none if it has no such hook.
+    pub fn hook(&self, name: &str) -> &[String] {
+        let mut hooks = self.payload().hooks.iter();
+        let hook = hooks.find(|hook| hook.name == name);
+        hook.map_or(&[], |hook| &hook.script)
     }
 
     /// Writes bytes into the log of the job, as they are: no line end is added.
@@ -83,41 +114,138 @@ impl Job {
     /// Never fails and never waits for the network. Masked values are replaced, bytes that are not
     /// UTF-8 become U+FFFD, and beyond the log limit nothing is kept.
     pub fn trace(&self, data: impl AsRef<[u8]>) {
-        self.log.write(data.as_ref());
+        self.log.write(TraceStream::Stdout, data.as_ref());
     }
 
-    /// As [`trace`](Self::trace), for what the job said on its standard error.
+    /// As [`trace`](Self::trace), for what the job said on its standard error. That makes a difference
+    /// only where each line has a [timestamp](crate::RunnerBuilder::timestamps).
     pub fn trace_stderr(&self, data: impl AsRef<[u8]>) {
-        self.log.write(data.as_ref());
+        self.log.write(TraceStream::Stderr, data.as_ref());
     }
 
-    /// The variable with this key. Of several, the last one counts.
+    /// A part of the log that GitLab's viewer can fold, with the time that it took.
+    ///
+    /// The name may have letters, digits, `_`, `.` and `-`; anything else becomes `_`.
+    ///
+    /// ```no_run
+    /// # use gitlab_runner::{job::Job, outputln};
+    /// # fn build(job: &Job) {
+    /// let section = job.section("build").title("Building").collapsed().start();
+    /// outputln!("compiling");
+    /// section.end();
+    /// # }
+    /// ```
+    pub fn section(&self, name: &str) -> SectionBuilder {
+        SectionBuilder::new(
+            Arc::clone(&self.log),
+            self.payload().features.trace_sections,
+            name,
+        )
+    }
+
+    /// GitLab's variable with this key. Of several, the last one counts.
+    ///
+    /// For what a script sees, with the variables that a runner adds, see [`expand`](Self::expand)
+    /// and [`env`](Self::env).
     pub fn variable(&self, key: &str) -> Option<Variable<'_>> {
-        self.payload.variable(key).map(Variable)
+        self.payload().variable(key).map(Variable)
     }
 
-    /// All variables in GitLab's order, each key once with the definition that counts.
+    /// All of GitLab's variables in its order, each key once with the definition that counts.
     pub fn variables(&self) -> impl Iterator<Item = Variable<'_>> {
         let mut last = BTreeMap::new();
-        for (at, variable) in self.payload.variables.iter().enumerate() {
+        for (at, variable) in self.payload().variables.iter().enumerate() {
             last.insert(&variable.key, at);
         }
-        let variables = self.payload.variables.iter().enumerate();
+        let variables = self.payload().variables.iter().enumerate();
         variables
             .filter(move |(at, variable)| last.get(&variable.key) == Some(at))
             .map(|(_, variable)| Variable(variable))
     }
 
+    /// `text` with all references to variables replaced by their values: `$NAME`, `${NAME}` and
+    /// `%NAME%`.
+    ///
+    /// Beside GitLab's variables there are those that a runner adds: `CI_PROJECT_DIR`,
+    /// `CI_BUILDS_DIR`, `RUNNER_TEMP_PROJECT_DIR`, `CI_SERVER`, `CI_JOB_STATUS`, `CI_JOB_TIMEOUT`,
+    /// `CI_JOB_IMAGE`, `CI_CONCURRENT_ID`, `CI_CONCURRENT_PROJECT_ID`, `CI_RUNNER_SHORT_TOKEN`,
+    /// `CI_RUNNER_VERSION`, `CI_RUNNER_REVISION` and `CI_RUNNER_EXECUTABLE_ARCH` if the runner was
+    /// told, `CI_SHARED_ENVIRONMENT` or (without the feature `shared`)
+    /// `CI_DISPOSABLE_ENVIRONMENT`, and those of [`RunnerBuilder::variable`]. The rules are those of
+    /// [`JobPayload::expand`]: references in values are followed, but not in those of raw variables.
+    /// File variables stand for their paths; the files are there once [`env`](Self::env) was
+    /// awaited.
+    ///
+    /// [`RunnerBuilder::variable`]: crate::RunnerBuilder::variable
+    pub fn expand(&self, text: &str) -> String {
+        self.variables.expand(text)
+    }
+
+    /// The environment for a process of the job: all variables, expanded, with `CI_JOB_STATUS` as
+    /// it is in the current step.
+    ///
+    /// File variables are written anew (mode 0600, so that only the user of the runner can read
+    /// them), and are paths here. Variables that no process can be given are left out: see
+    /// [`Environment::skipped`]; for those a warning is written into the log, once.
+    ///
+    /// No thread of the runtime is blocked, and a job without file variables costs no file access:
+    /// for it, `RUNNER_TEMP_PROJECT_DIR` is there only if [`temp_dir`](Self::temp_dir) was awaited.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub async fn env(&self) -> Result<Environment, EnvError> {
+        let (environment, files) = Environment::of(&self.variables);
+        if !files.is_empty() {
+            self.write_files(files).await?;
+        }
+        if let Some(warning) = environment.warning()
+            && self.variables.warns()
+        {
+            self.log.coloured(Colour::Warning, &warning);
+        }
+        Ok(environment)
+    }
+
+    /// A directory for what must not be among the files of the project, such as scripts; file
+    /// variables are in it too. It is there when this returns, nobody else can look into it, and it
+    /// is removed with the [build directory](Self::build_dir), beside which it is: its name has
+    /// `.tmp` behind.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn temp_dir(&self) -> Result<PathBuf, EnvError> {
+        self.write_files(Vec::new()).await?;
+        Ok(self.variables.files().dir().to_owned())
+    }
+
+    async fn write_files(&self, files: Vec<FileVariable>) -> Result<(), EnvError> {
+        let dir = self.variables.files().clone();
+        let written = unblock(&*self.adapter, move || dir.write(&files)).await;
+        written.unwrap_or(Err(EnvError::Stopped))
+    }
+
+    /// Says where the scripts of the job see the project and the directory for temporary files, if
+    /// not at [`build_dir`](Self::build_dir) and [`temp_dir`](Self::temp_dir): in a container, or in
+    /// a directory below. `CI_PROJECT_DIR`, `CI_BUILDS_DIR` (the parent),
+    /// `RUNNER_TEMP_PROJECT_DIR`, the paths of file variables and the absolute paths of artifacts
+    /// follow; nothing is moved.
+    ///
+    /// Call it when the handler is made: masked variables that refer to these are kept out of the
+    /// log as they were before.
+    pub fn set_dirs(&self, project: impl AsRef<Path>, temp: impl AsRef<Path>) {
+        self.variables.set_dirs(project.as_ref(), temp.as_ref());
+    }
+
     /// The jobs whose artifacts this one asks for.
     pub fn dependencies(&self) -> impl Iterator<Item = Dependency<'_>> {
-        let dependencies = self.payload.dependencies.iter();
+        let dependencies = self.payload().dependencies.iter();
         dependencies.map(|info| Dependency { info, job: self })
     }
 
     /// A directory for this job alone. It is there, and it is removed after
     /// [`cleanup`](crate::JobHandler::cleanup).
     pub fn build_dir(&self) -> &Path {
-        &self.build_dir
+        self.variables.dir()
     }
 
     /// Says why the current step fails: `return self.job.fail(Failure::exit_code(3))`.
@@ -137,9 +265,15 @@ impl Job {
         lock(&self.state.0).step.clone()
     }
 
-    /// Everything that GitLab said of the job.
+    /// Everything that GitLab said of the job: `job.payload().image`, say.
     pub fn payload(&self) -> &JobPayload {
-        &self.payload
+        self.variables.payload()
+    }
+
+    /// The JSON of the job as GitLab sent it, if the runner was
+    /// [told](crate::RunnerBuilder::keep_raw_payload) to keep it. It holds tokens and secrets.
+    pub fn raw_payload(&self) -> Option<&[u8]> {
+        self.payload().raw.get().map(|body| &body[..])
     }
 
     /// Runs `future` on behalf of this job wherever it is awaited, also in a task of its own:
@@ -198,7 +332,7 @@ impl fmt::Debug for Job {
         f.debug_struct("Job")
             .field("id", &self.id())
             .field("name", &self.name())
-            .field("build_dir", &self.build_dir)
+            .field("build_dir", &self.build_dir())
             .finish_non_exhaustive()
     }
 }
@@ -228,67 +362,6 @@ impl JobState {
 
     pub(crate) fn take_failure(&self) -> Option<Failure> {
         lock(&self.0).failure.take()
-    }
-}
-
-/// A variable of a job.
-///
-/// What it gives out lives as long as the job, not as the `Variable`. `Display` prints the value,
-/// or a placeholder if it is masked; `Debug` prints no value at all.
-#[derive(Clone, Copy)]
-pub struct Variable<'a>(&'a JobVariable);
-
-impl<'a> Variable<'a> {
-    /// Its name.
-    pub fn key(&self) -> &'a str {
-        &self.0.key
-    }
-
-    /// Its value, as GitLab sent it: references to other variables are not expanded.
-    pub fn value(&self) -> &'a str {
-        &self.0.value
-    }
-
-    /// Whether the value is kept out of the log.
-    pub fn masked(&self) -> bool {
-        self.0.masked
-    }
-
-    /// Whether it may be shown to everybody.
-    pub fn public(&self) -> bool {
-        self.0.public
-    }
-
-    /// Whether the job expects the value in a file, and the name of that file in the variable.
-    pub fn file(&self) -> bool {
-        self.0.file
-    }
-
-    /// Whether references to other variables in the value stay as they are.
-    pub fn raw(&self) -> bool {
-        self.0.raw
-    }
-}
-
-impl fmt::Display for Variable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.masked() {
-            "[MASKED]"
-        } else {
-            self.value()
-        })
-    }
-}
-
-impl fmt::Debug for Variable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Variable")
-            .field("key", &self.key())
-            .field("masked", &self.masked())
-            .field("public", &self.public())
-            .field("file", &self.file())
-            .field("raw", &self.raw())
-            .finish_non_exhaustive()
     }
 }
 

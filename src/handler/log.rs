@@ -18,7 +18,8 @@ use crate::{
     ids::JobId,
     spool::SpoolFile,
     sync::lock,
-    trace::{TraceMark, TraceSpool},
+    time::WallTime,
+    trace::{TraceMark, TraceSpool, TraceStream},
 };
 
 /// Everybody who writes for the job has it, and the driver, who sends parts of it.
@@ -35,6 +36,7 @@ pub(crate) struct JobLog {
     can_spill: Mutex<bool>,
     /// Where to.
     dir: PathBuf,
+    clock: Clock,
     tell: Box<dyn Fn(LogNews) + Send + Sync>,
 }
 
@@ -72,6 +74,9 @@ enum Inner {
     Closed(TraceMark),
 }
 
+/// Tells the time of the day.
+pub(crate) type Clock = Box<dyn Fn() -> WallTime + Send + Sync>;
+
 /// How GitLab's own runner marks its lines.
 #[derive(Clone, Copy)]
 pub(crate) enum Colour {
@@ -84,6 +89,7 @@ impl JobLog {
     pub(crate) fn new(
         job: JobId,
         dir: PathBuf,
+        clock: Clock,
         tell: impl Fn(LogNews) + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -94,6 +100,7 @@ impl JobLog {
             spilling: AtomicBool::new(false),
             can_spill: Mutex::new(true),
             dir,
+            clock,
             tell: Box::new(tell),
         }
     }
@@ -117,18 +124,23 @@ impl JobLog {
         };
         drop(inner);
         for line in early {
-            self.write_line(&line);
+            self.note(line);
         }
     }
 
+    /// The wall clock.
+    pub(crate) fn now(&self) -> WallTime {
+        (self.clock)()
+    }
+
     /// Writes bytes as they are.
-    pub(crate) fn write(&self, bytes: &[u8]) {
-        self.write_all(&[bytes]);
+    pub(crate) fn write(&self, stream: TraceStream, bytes: &[u8]) {
+        self.write_all(stream, &[bytes]);
     }
 
     /// Writes a line and its end.
     pub(crate) fn write_line(&self, line: &str) {
-        self.write_all(&[line.as_bytes(), b"\n"]);
+        self.write_all(TraceStream::Stdout, &[line.as_bytes(), b"\n"]);
     }
 
     /// Writes a line of the runner, on a line of its own; kept if there is no spool yet.
@@ -138,13 +150,17 @@ impl JobLog {
                 early.push(line);
                 return;
             }
+            // With timestamps the runner has lines of its own.
             Inner::Open {
                 at_line_start: false,
-                ..
-            } => "\n",
+                spool,
+            } if !spool.has_timestamps() => "\n",
             _ => "",
         };
-        self.write_all(&[start.as_bytes(), line.as_bytes(), b"\n"]);
+        self.write_all(
+            TraceStream::Runner,
+            &[start.as_bytes(), line.as_bytes(), b"\n"],
+        );
     }
 
     /// Writes a line of the runner as GitLab's own runner would colour it.
@@ -283,7 +299,7 @@ impl JobLog {
         !self.awake.load(Ordering::SeqCst) && !self.awake.swap(true, Ordering::SeqCst)
     }
 
-    fn write_all(&self, parts: &[&[u8]]) {
+    fn write_all(&self, stream: TraceStream, parts: &[&[u8]]) {
         let in_memory = {
             let mut inner = lock(&self.inner);
             let Inner::Open {
@@ -293,11 +309,14 @@ impl JobLog {
             else {
                 return;
             };
-            for part in parts {
-                if let Some(last) = part.last() {
-                    *at_line_start = *last == b'\n';
-                    spool.write(part);
-                }
+            if let Some(last) = parts.iter().rev().find_map(|part| part.last()) {
+                *at_line_start = *last == b'\n';
+            }
+            if spool.has_timestamps() {
+                // Where a write ends makes a difference there.
+                spool.write_from(stream, &parts.concat(), (self.clock)());
+            } else {
+                parts.iter().for_each(|part| spool.write(part));
             }
             spool.in_memory()
         };
@@ -332,10 +351,12 @@ mod tests {
     /// A log in `dir` to which 10 MiB were written while nobody else stored any of it.
     fn written(dir: PathBuf) -> (JobLog, Vec<LogNews>) {
         let (tell, told) = mpsc::channel();
-        let log = JobLog::new(JobId(1), dir, move |news| tell.send(news).unwrap());
+        let log = JobLog::new(JobId(1), dir, Box::new(WallTime::default), move |news| {
+            tell.send(news).unwrap()
+        });
         log.open(TraceSpool::new(Masker::none(), u64::MAX));
         for _ in 0..20 {
-            log.write(&[b'x'; 512 << 10]);
+            log.write(TraceStream::Stdout, &[b'x'; 512 << 10]);
         }
         let told = told.try_iter().collect();
         (log, told)

@@ -1,12 +1,16 @@
 //! The side of the user: what runs a job, what it is given, and where its output goes.
 
 mod download;
+mod env;
+mod files;
 pub mod job;
 mod jobs;
 #[cfg(feature = "tracing")]
 mod layer;
 mod log;
 mod scope;
+mod section;
+mod variables;
 
 use std::pin::pin;
 
@@ -27,6 +31,7 @@ pub(crate) use self::{
     job::{Job, JobState},
     log::{Colour, JobLog, LogNews},
     scope::{Context, Scope},
+    variables::{Concurrent, JobVariables, RunnerVariables},
 };
 pub use crate::{
     artifact::{NoFiles, UploadableFile},

@@ -20,7 +20,7 @@ use std::sync::{
 };
 
 use super::log::JobLog;
-use crate::ids::JobId;
+use crate::{ids::JobId, trace::TraceStream};
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<JobLog>>> = const { RefCell::new(None) };
@@ -156,7 +156,7 @@ pub fn output_line(line: fmt::Arguments<'_>) {
     if buffer.write_fmt(line).is_ok() {
         // With its end, since the log takes one piece at less cost than two.
         buffer.push('\n');
-        log.write(buffer.as_bytes());
+        log.write(TraceStream::Stdout, buffer.as_bytes());
     }
     if buffer.capacity() <= LINE_BUFFER_LIMIT {
         LINE.set(buffer);

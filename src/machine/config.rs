@@ -27,8 +27,17 @@ pub struct MachineConfig {
     pub user_agent: String,
     /// The wall clock at the origin of all [`Time`](crate::Time)s, to read dates in headers.
     pub wall_origin: WallTime,
+    /// Whether to keep the JSON of each job in [`JobPayload::raw`](crate::protocol::JobPayload::raw).
+    pub keep_raw_payload: bool,
     /// Whether to ask `runners/verify` before the first job request.
     pub verify: bool,
+    /// Whether to change the token before it expires, when three quarters of its life are over.
+    /// Whoever drives the machine must be able to store the new one, and nobody else may use the
+    /// old one. Off by default.
+    pub rotate: bool,
+    /// When the token was obtained, if that is known; its life is counted from there. By default
+    /// from when GitLab first tells when it ends.
+    pub token_obtained_at: Option<WallTime>,
     /// Whether to tell GitLab that a job is taken before its handler starts (two-phase commit).
     pub commit: bool,
     /// The wait after GitLab said that there is no job.
@@ -39,6 +48,11 @@ pub struct MachineConfig {
     pub job_request_timeout: Duration,
     /// Time limit of every other request but those that carry artifacts.
     pub request_timeout: Duration,
+    /// For how long an operator's [`Call`](crate::machine::Input::Call) is repeated.
+    pub call_limit: Duration,
+    /// How long it may take to store a new token. After that the machine goes on as if it could not
+    /// be stored.
+    pub persist_limit: Duration,
     /// The longest time in which nothing of an artifact moves, up or down.
     pub artifact_stall: Duration,
     /// The longest wait for an answer when all of an artifact was sent: GitLab may move it to object
@@ -54,6 +68,8 @@ pub struct MachineConfig {
     pub commit_limit: Duration,
     /// How long the last log bytes and the final state are tried.
     pub final_update_limit: Duration,
+    /// Whether the log of a job tells of each artifact that was uploaded, and not only of trouble.
+    pub artifact_log: bool,
     /// How long a cancelled step may take to end by itself.
     pub cancel_grace: Duration,
     /// How long a step that ran out of time may take to end by itself.
@@ -77,12 +93,17 @@ impl MachineConfig {
             info: Info::default(),
             user_agent: concat!("gitlab-runner-rs ", env!("CARGO_PKG_VERSION")).to_owned(),
             wall_origin: WallTime::default(),
+            keep_raw_payload: false,
             verify: true,
+            rotate: false,
+            token_obtained_at: None,
             commit: true,
             poll_interval: Duration::from_secs(3),
             long_poll_threshold: Duration::from_secs(1),
             job_request_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(60),
+            call_limit: Duration::from_secs(120),
+            persist_limit: Duration::from_secs(60),
             artifact_stall: Duration::from_secs(60),
             artifact_reply: Duration::from_secs(600),
             trace_interval: Duration::from_secs(3),
@@ -90,6 +111,7 @@ impl MachineConfig {
             keep_alive: Duration::from_secs(30),
             commit_limit: Duration::from_secs(120),
             final_update_limit: Duration::from_secs(3600),
+            artifact_log: false,
             cancel_grace: Duration::from_secs(600),
             timeout_grace: Duration::from_secs(30),
             cleanup_limit: Duration::from_secs(300),

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, Uri,
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, LOCATION, USER_AGENT},
 };
 
@@ -43,6 +43,11 @@ pub(super) struct Core {
     /// Jobs of which a `PollOnce` still waits to hear. The next one waits for them, since the
     /// answers come in order.
     pub(super) unresolved: usize,
+    /// The runner's token is being changed, or the new one stored: no request is sent with it.
+    pub(super) token_held: bool,
+    /// Until when a limit holds that all requests of this runner share, and over how long they come
+    /// back afterwards.
+    shared_hold: (Time, Duration),
     next_request: u64,
     user_agent: Option<HeaderValue>,
 }
@@ -82,28 +87,58 @@ impl Core {
             outbox: VecDeque::new(),
             requests: BTreeMap::new(),
             unresolved: 0,
+            token_held: false,
+            shared_hold: (Time::ZERO, Duration::ZERO),
             next_request: 0,
         }
     }
 
-    /// Sends a call of the runner API. Its token stands in the body and, as the official runner
-    /// does it, once more in a header.
-    pub(super) fn send_runner_call(&mut self, path: &str, body: Vec<u8>, job: bool) -> RequestId {
+    /// Asks for a job.
+    pub(super) fn send_job_request(&mut self, body: Vec<u8>) -> RequestId {
+        let token = self.config.token.clone();
+        let http = self.runner_request(Method::POST, "jobs/request", Some(&token), body);
+        let reply = ReplyBody::Collect { limit: JOB_LIMIT };
+        let limit = TimeLimit::Total(self.config.job_request_timeout);
+        self.send(Owner::Runner, http, reply, limit)
+    }
+
+    /// Sends a call about the runner itself.
+    pub(super) fn send_account_call(
+        &mut self,
+        method: Method,
+        path: &str,
+        token: Option<&Secret>,
+        body: Vec<u8>,
+    ) -> RequestId {
+        let http = self.runner_request(method, path, token, body);
+        let reply = ReplyBody::Collect {
+            limit: MESSAGE_LIMIT,
+        };
+        let limit = TimeLimit::Total(self.config.request_timeout);
+        self.send(Owner::Account, http, reply, limit)
+    }
+
+    /// The token stands in the body and, as the official runner does it, mostly once more in a
+    /// header.
+    fn runner_request(
+        &mut self,
+        method: Method,
+        path: &str,
+        token: Option<&Secret>,
+        body: Vec<u8>,
+    ) -> Request<RequestBody> {
         let uri = self.config.server.endpoint(path);
-        let mut http = self.request(Method::POST, uri, RequestBody::Bytes(body.into()));
+        let wants_json = method == Method::POST;
+        let mut http = self.request(method, uri, RequestBody::Bytes(body.into()));
         let headers = http.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(token) = token_header(&self.config.token) {
+        if wants_json {
+            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        }
+        if let Some(token) = token.and_then(token_header) {
             headers.insert(headers::RUNNER_TOKEN, token);
         }
-        let (limit, timeout) = if job {
-            (JOB_LIMIT, self.config.job_request_timeout)
-        } else {
-            (MESSAGE_LIMIT, self.config.request_timeout)
-        };
-        let reply = ReplyBody::Collect { limit };
-        self.send(Owner::Runner, http, reply, TimeLimit::Total(timeout))
+        http
     }
 
     /// Tells GitLab about the state of a job.
@@ -242,15 +277,37 @@ impl Core {
     }
 
     /// How long to wait after this reply.
-    pub(super) fn wait_after<B>(
+    pub(super) fn wait_after(
         &mut self,
         backoff: &mut Backoff,
-        response: &Response<B>,
+        response: &Response<Bytes>,
     ) -> Duration {
         let wall_now = self.config.wall_origin + self.now;
         let setback = Setback::of_status(response.status(), response.headers(), wall_now);
-        backoff.after(setback, &mut self.rng)
+        let wait = backoff.after(setback, &mut self.rng);
+        if is_shared_limit(response) && self.now + wait > self.shared_hold.0 {
+            self.shared_hold = (self.now + wait, wait / 5);
+        }
+        wait
     }
+
+    /// No request of this job, or of the runner, before this: a limit holds that all share. They do
+    /// not all come back in the same moment.
+    pub(super) fn shared_hold(&self, job: Option<JobId>) -> Time {
+        let (until, spread) = self.shared_hold;
+        let share = job.map_or(0, |job| job.0 % 1000);
+        until + spread * u32::try_from(share).unwrap_or(0) / 1000
+    }
+}
+
+/// Whether a 429 is about an address or a user, and so about all requests from here: such a limit
+/// names itself in headers, or answers in plain text. GitLab's own limits, which count for each token,
+/// answer in JSON.
+fn is_shared_limit(response: &Response<Bytes>) -> bool {
+    let named = |name: &HeaderName| name.as_str().starts_with("ratelimit-");
+    response.status() == StatusCode::TOO_MANY_REQUESTS
+        && (response.headers().keys().any(named)
+            || !response.body().is_empty() && !response.body().starts_with(b"{"))
 }
 
 /// A header value that cannot be sent (a token with a line end) is left out: the server then says
@@ -279,6 +336,18 @@ fn request_id(rng: &mut Rng) -> HeaderValue {
         b"0123456789abcdef"[digit as usize]
     });
     HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// `text` without the token, on one line and not too long.
+pub(super) fn without(token: &Secret, text: &str) -> String {
+    let text = match token.expose() {
+        "" => text.to_owned(),
+        token => text.replace(token, "[MASKED]"),
+    };
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(500)
+        .collect()
 }
 
 /// What a reply that is not a success says, without the token if the server should echo it.

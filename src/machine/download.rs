@@ -78,7 +78,7 @@ impl Downloads {
     /// Sends what is due.
     pub(super) fn advance(&mut self, core: &mut Core, job: JobId) {
         for (download, entry) in &mut self.0 {
-            if entry.transfer.is_due(core.now) {
+            if entry.transfer.is_due(core) {
                 let token = entry.header.clone().filter(|_| entry.transfer.is_at_home());
                 let request = core.send_download(job, &entry.transfer, token, *download);
                 entry.transfer.sent(request);
@@ -87,9 +87,11 @@ impl Downloads {
     }
 
     /// When [`advance`](Self::advance) has something to do next.
-    pub(super) fn deadline(&self) -> Option<Time> {
+    pub(super) fn deadline(&self, core: &Core) -> Option<Time> {
         let entries = self.0.values();
-        entries.filter_map(|entry| entry.transfer.deadline()).min()
+        entries
+            .filter_map(|entry| entry.transfer.deadline(core))
+            .min()
     }
 
     /// All of it is in the file.

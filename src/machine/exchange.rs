@@ -209,7 +209,7 @@ impl Exchange {
             return News::Nothing;
         }
         let now = core.now;
-        let held = self.hold_until > now;
+        let held = self.hold(core) > now;
         match &mut self.stage {
             Stage::Ended => {}
             Stage::Committing { until } if *until <= now => return News::NotCommitted,
@@ -259,25 +259,29 @@ impl Exchange {
         if self.in_flight.is_some() {
             return None;
         }
+        let hold = self.hold(core);
         match &self.stage {
             Stage::Ended => None,
-            Stage::Committing { until } => Some((self.hold_until.min(*until), Reason::Commit)),
-            Stage::Finishing { until, .. } => {
-                Some((self.hold_until.min(*until), Reason::FinalUpdate))
-            }
+            Stage::Committing { until } => Some((hold.min(*until), Reason::Commit)),
+            Stage::Finishing { until, .. } => Some((hold.min(*until), Reason::FinalUpdate)),
             Stage::Running => {
                 let patch = self.wire.due().map(|due| (due, Reason::Patch));
                 let keep_alive = self
                     .keep_alive_due(core)
                     .map(|due| (due, Reason::KeepAlive));
                 let (due, reason) = if self.ask {
-                    (self.hold_until, Reason::KeepAlive)
+                    (hold, Reason::KeepAlive)
                 } else {
                     patch.into_iter().chain(keep_alive).min()?
                 };
-                Some((due.max(self.hold_until), reason))
+                Some((due.max(hold), reason))
             }
         }
+    }
+
+    /// No request before this.
+    fn hold(&self, core: &Core) -> Time {
+        self.hold_until.max(core.shared_hold(Some(self.calls.job)))
     }
 
     fn keep_alive_due(&self, core: &Core) -> Option<Time> {

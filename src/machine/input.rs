@@ -1,9 +1,10 @@
 //! What goes into the machine.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 
+use super::call::RunnerCall;
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
     protocol::Failure,
@@ -64,6 +65,9 @@ pub enum Input {
     /// Do something that has to do with the runner as a whole; answered by
     /// [`Output::Called`](crate::machine::Output::Called).
     Call(RunnerCall),
+    /// The token of [`Output::PersistToken`](crate::machine::Output::PersistToken) was stored, or
+    /// why it was not, in words for the operator.
+    TokenPersisted(Result<(), String>),
 }
 
 /// Replies hold tokens and variables, so only their status and length are shown.
@@ -83,6 +87,9 @@ impl fmt::Debug for Input {
             Self::WithdrawPoll => f.write_str("WithdrawPoll"),
             Self::Stop(mode) => write!(f, "Stop({mode:?})"),
             Self::Call(call) => write!(f, "Call({call:?})"),
+            Self::TokenPersisted(Ok(())) => f.write_str("TokenPersisted"),
+            // Its words are not ours: they may hold the token.
+            Self::TokenPersisted(Err(_)) => f.write_str("TokenPersisted(failed)"),
         }
     }
 }
@@ -177,14 +184,8 @@ pub enum StopMode {
     /// Ask for no more jobs; let those that live finish. A job request that is on its way is
     /// awaited, and the job it may bring is run: GitLab has assigned it already.
     Drain,
+    /// As `Drain`, and after this time as `Abort`. Of several times the earliest counts.
+    DrainWithin(Duration),
     /// Ask for no more jobs; cancel those that live and report them as interrupted.
     Abort,
-}
-
-/// Something to do with the runner as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RunnerCall {
-    /// Ask GitLab whether the runner token is good (`POST runners/verify`).
-    Verify,
 }

@@ -13,7 +13,7 @@ use http::Response;
 
 use self::ending::Ending;
 use super::{
-    core::{Core, error_line},
+    core::{Core, error_line, warning_line},
     download::Downloads,
     exchange::{Exchange, News},
     input::{Collected, JobInput, StepResult},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
-    protocol::{Failure, FailureReason, JobPayload, Phase},
+    protocol::{Failure, FailureReason, JobPayload, Phase, ScriptStatus},
     secret::Secret,
     time::Time,
     transport::TransportError,
@@ -43,6 +43,8 @@ pub(super) struct JobMachine {
     ending: Option<Ending>,
     /// When it runs out of time.
     deadline: Option<Time>,
+    /// When its script does, if it has a limit of its own and has begun.
+    script_deadline: Option<Time>,
     /// Whether its `Start` was said, so that its `Done` is owed.
     started: bool,
     /// Whether a `PollOnce` waits to hear what becomes of it.
@@ -74,9 +76,10 @@ enum State {
     Starting {
         force_at: Option<Time>,
     },
-    /// The handler runs a step.
+    /// The handler runs a step. `until`: when its time is over, unless it is already.
     Stepping {
         step: Step,
+        until: Option<Time>,
         force_at: Option<Time>,
     },
     /// The artifacts are packed and uploaded.
@@ -137,6 +140,7 @@ impl JobMachine {
             failure: None,
             ending: None,
             deadline: None,
+            script_deadline: None,
             started: false,
             once,
             refused: false,
@@ -236,6 +240,9 @@ impl JobMachine {
         {
             self.time_out(core);
         }
+        if self.step_deadline().is_some_and(|until| until <= core.now) {
+            self.time_out_step(core);
+        }
         if let Some(force_at) = self.state.force_at_mut()
             && force_at.is_some_and(|force_at| force_at <= core.now)
         {
@@ -273,12 +280,14 @@ impl JobMachine {
             _ => None,
         };
         let upload = match &self.state {
-            State::Uploading(uploads) => uploads.deadline().map(|time| (time, Reason::Upload)),
+            State::Uploading(uploads) => uploads.deadline(core).map(|time| (time, Reason::Upload)),
             _ => None,
         };
-        let download = self.downloads.deadline();
+        let step = self.step_deadline();
+        let download = self.downloads.deadline(core);
         timeout
             .into_iter()
+            .chain(step.map(|time| (time, Reason::StepTimeout)))
             .chain(force)
             .chain(upload)
             .chain(download.map(|time| (time, Reason::Download)))
@@ -293,6 +302,18 @@ impl JobMachine {
         );
         self.deadline
             .filter(|_| running && self.ending < Some(Ending::TimedOut))
+    }
+
+    /// When the step that runs is out of time. A script that was cancelled has its time for that.
+    fn step_deadline(&self) -> Option<Time> {
+        let State::Stepping { step, until, .. } = &self.state else {
+            return None;
+        };
+        let may_run = match step.phase {
+            Phase::Script => self.ending.is_none(),
+            Phase::AfterScript => self.ending < Some(Ending::TimedOut),
+        };
+        until.filter(|_| may_run)
     }
 
     fn on_news(&mut self, core: &mut Core, news: News) {
@@ -345,8 +366,12 @@ impl JobMachine {
                     job: self.id,
                     name: payload.job_info.name.clone(),
                 });
+                let warnings: Vec<String> = plan.warnings.clone();
                 self.polled(core, PollOutcome::Started(self.id));
                 core.job(self.id, start);
+                for warning in warnings {
+                    core.job(self.id, JobOutput::Note(warning_line(&warning)));
+                }
             }
             Work::Refuse { text, failure, .. } => {
                 let log = format!("{}\n", error_line(&format!("Job failed: {text}")));
@@ -383,8 +408,21 @@ impl JobMachine {
             phase: step.phase,
             name: Arc::clone(&step.name),
             script: Arc::clone(&step.script),
+            status: match step.phase {
+                Phase::Script => ScriptStatus::Running,
+                Phase::AfterScript => ScriptStatus::after(self.failure.as_ref()),
+            },
         };
+        let limit = match &self.work {
+            Work::Run { plan, .. } => plan.phase_limit(step.phase),
+            Work::Refuse { .. } => None,
+        };
+        let until = limit.map(|limit| core.now + limit);
         self.state = State::Stepping {
+            until: match step.phase {
+                Phase::Script => until.map(|until| *self.script_deadline.get_or_insert(until)),
+                Phase::AfterScript => until,
+            },
             step,
             force_at: None,
         };
@@ -402,7 +440,10 @@ impl JobMachine {
         };
         // A failed after_script does not change how the job ended. But a panic is not a failed
         // script, it is a broken runner.
-        let counts = step.phase == Phase::Script && !step.allow_failure || panicked;
+        let counts = match &self.work {
+            Work::Run { plan, .. } => plan.counts(step) || panicked,
+            Work::Refuse { .. } => true,
+        };
         if counts && self.failure.is_none() {
             self.failure = failure;
         }

@@ -10,7 +10,7 @@
 //! # Invariants
 //! 1. After [`StopMode::Drain`] and the end of all jobs, or [`StopMode::Abort`], it comes to
 //!    [`Output::Stopped`].
-//! 2. At most one job request is in flight, and for each job one request about its state and log
+//! 2. At most one job request and one other request of the runner is in flight, and for each job one request about its state and log
 //!    and one upload.
 //! 3. `PATCH` ranges continue from the acknowledged offset, unless the server rewound it.
 //! 4. No range reaches beyond a mark that was told.
@@ -20,19 +20,25 @@
 //! 8. After [`Input::Timeout`] at `now` the next deadline is later than `now`.
 //! 9. Same configuration, seed and inputs: same outputs.
 //! 10. No token shows in any `Debug`.
+//! 11. From a reset of the runner's token on its way until the new one is stored, no request of the
+//!     runner is sent.
 //!
 //! # What the driver owes
 //! One `Accepted` or `Declined` for each `Start`, one `StepFinished` for each `Step`, one `Collected`
-//! for each `Collect` and one `CleanedUp` for each `CleanUp`, also after a panic or a forced cancel; one answer for each `Send`
+//! for each `Collect`, one `CleanedUp` for each `CleanUp` and one `TokenPersisted` for each
+//! `PersistToken`, also after a panic or a forced cancel; one answer for each `Send`
 //! that was not forgotten; marks that never shrink; a `now` that never goes back (if it does, it is
 //! clamped). What does not fit is ignored and counted in [`Stats::ignored_inputs`].
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod account;
 mod backoff;
+mod call;
 mod config;
 mod core;
 mod download;
+mod errand;
 mod exchange;
 mod input;
 mod job;
@@ -49,20 +55,22 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use bytes::Bytes;
 use http::Response;
 
-pub use self::{
-    config::MachineConfig,
-    input::{Collected, Input, JobInput, RunnerCall, StepResult, StopMode},
-    output::{
-        CallOutcome, CancelMode, Doing, DownloadOutcome, JobOutput, Notice, Output, PollOutcome,
-        ReplyBody, RequestBody, StopReason, TimeLimit, Trouble,
-    },
-    timers::Reason,
-};
 use self::{
+    account::Account,
     core::Core,
     job::JobMachine,
     poller::{HandedOut, Poller},
     timers::{Armed, Owner, Timers},
+};
+pub use self::{
+    call::{CallOutcome, NewToken, RunnerCall, TokenNotice},
+    config::MachineConfig,
+    input::{Collected, Input, JobInput, StepResult, StopMode},
+    output::{
+        CancelMode, Doing, DownloadOutcome, JobOutput, Notice, Output, PollOutcome, ReplyBody,
+        RequestBody, StopReason, TimeLimit, Trouble,
+    },
+    timers::Reason,
 };
 use crate::{
     ids::{JobId, RequestId},
@@ -74,12 +82,16 @@ use crate::{
 #[derive(Debug)]
 pub struct RunnerMachine {
     core: Core,
+    account: Account,
     poller: Poller,
     jobs: BTreeMap<JobId, Live>,
     timers: Timers,
     /// The poller's.
     armed: Armed,
+    account_armed: Armed,
     stop: Option<StopMode>,
+    /// When a drain has lasted long enough.
+    abort_at: Option<Time>,
     stopped: bool,
     ignored: u64,
 }
@@ -108,13 +120,17 @@ impl RunnerMachine {
     /// A machine at rest. The `seed` decides all jitter and request ids; different runners should
     /// have different ones.
     pub fn new(config: MachineConfig, seed: u64) -> Self {
+        let core = Core::new(config, seed);
         Self {
-            core: Core::new(config, seed),
+            account: Account::new(&core),
+            core,
             poller: Poller::default(),
             jobs: BTreeMap::new(),
             timers: Timers::default(),
             armed: None,
+            account_armed: None,
             stop: None,
+            abort_at: None,
             stopped: false,
             ignored: 0,
         }
@@ -149,7 +165,12 @@ impl RunnerMachine {
                     self.ignored += 1;
                 }
             }
-            Input::Call(RunnerCall::Verify) => self.poller.call_verify(&mut self.core),
+            Input::Call(call) => self.account.call(&mut self.core, call),
+            Input::TokenPersisted(result) => {
+                if !self.account.on_persisted(&mut self.core, result) {
+                    self.ignored += 1;
+                }
+            }
             Input::Stop(mode) => self.on_stop(mode),
         }
         self.advance_runner();
@@ -180,6 +201,7 @@ impl RunnerMachine {
             match owner {
                 // Always follows, see `handle_input`.
                 Owner::Runner => self.armed = None,
+                Owner::Account => self.account_armed = None,
                 Owner::Job(id) => {
                     if let Some(live) = self.jobs.get_mut(&id) {
                         live.armed = None;
@@ -195,6 +217,11 @@ impl RunnerMachine {
             Some(Owner::Runner) => {
                 if let Some(job) = self.poller.on_answer(&mut self.core, request, answer) {
                     self.on_handed_out(job);
+                }
+            }
+            Some(Owner::Account) => {
+                if let Some(verdict) = self.account.on_answer(&mut self.core, request, answer) {
+                    self.poller.on_verified(&mut self.core, verdict);
                 }
             }
             Some(Owner::Job(id)) => {
@@ -268,9 +295,15 @@ impl RunnerMachine {
             self.ignored += 1;
             return;
         }
+        if let StopMode::DrainWithin(time) = mode {
+            let at = self.core.now + time;
+            self.abort_at = Some(self.abort_at.map_or(at, |earlier| earlier.min(at)));
+        }
         self.stop = Some(mode);
         self.poller.stop(&mut self.core, mode);
+        self.account.stop(&mut self.core);
         if mode == StopMode::Abort {
+            self.abort_at = None;
             let ids: Vec<JobId> = self.jobs.keys().copied().collect();
             for id in ids {
                 self.with_job(id, |job, core| {
@@ -311,17 +344,32 @@ impl RunnerMachine {
 
     /// After every input: what is due for the runner, its deadline, or its end.
     fn advance_runner(&mut self) {
-        self.poller.advance(&mut self.core, self.jobs.len());
-        let deadline = self.poller.deadline(&self.core, self.jobs.len());
+        if self.abort_at.is_some_and(|at| at <= self.core.now) {
+            self.on_stop(StopMode::Abort);
+        }
+        // First, since a token that is about to change holds the poller back.
+        self.account.advance(&mut self.core);
+        if self.poller.advance(&mut self.core, self.jobs.len()) {
+            self.account.check(&mut self.core);
+        }
+        let drain = self.abort_at.map(|at| (at, Reason::DrainLimit));
+        let poller = self.poller.deadline(&self.core, self.jobs.len());
+        let deadline = drain.into_iter().chain(poller).min();
         self.timers.set(Owner::Runner, &mut self.armed, deadline);
+        let deadline = self.account.deadline();
+        self.timers
+            .set(Owner::Account, &mut self.account_armed, deadline);
         if let Some(mode) = self.stop
             && !self.stopped
             && self.jobs.is_empty()
             && self.poller.is_idle()
+            && self.account.is_idle()
         {
             self.stopped = true;
+            self.abort_at = None;
+            self.timers.set(Owner::Runner, &mut self.armed, None);
             self.core.outbox.push_back(Output::Stopped(match mode {
-                StopMode::Drain => StopReason::Drained,
+                StopMode::Drain | StopMode::DrainWithin(_) => StopReason::Drained,
                 StopMode::Abort => StopReason::Aborted,
             }));
         }

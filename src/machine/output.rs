@@ -4,9 +4,10 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::call::{CallOutcome, NewToken, TokenNotice};
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
-    protocol::{JobPayload, Phase},
+    protocol::{JobPayload, Phase, ScriptStatus},
     transport::TransportError,
 };
 
@@ -46,6 +47,10 @@ pub enum Output {
     Polled(PollOutcome),
     /// The answer to one [`Input::Call`](crate::machine::Input::Call).
     Called(CallOutcome),
+    /// The runner has a new token, and the old one is dead: store it, then tell
+    /// [`Input::TokenPersisted`](crate::machine::Input::TokenPersisted). Until then the runner sends
+    /// nothing, but its jobs go on.
+    PersistToken(NewToken),
     /// Something an operator may want to know. Nothing needs to be done.
     Notice(Notice),
     /// The machine stopped asking for jobs, and nothing is left to do.
@@ -161,6 +166,8 @@ pub enum JobOutput {
         name: Arc<str>,
         /// Its lines.
         script: Arc<[String]>,
+        /// What it finds in `CI_JOB_STATUS`.
+        status: ScriptStatus,
     },
     /// Ask the handler for its files and pack those that belong to this entry of the payload's
     /// `artifacts`; answer `Collected`. The packed file is kept until the next `Collect`, or
@@ -221,16 +228,6 @@ pub enum PollOutcome {
     Stopped,
 }
 
-/// What came of one `Call`.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum CallOutcome {
-    /// The token is good.
-    Verified,
-    /// The token is not good (403), or GitLab could not be asked.
-    VerifyFailed(Trouble),
-}
-
 /// Why a request did not lead to what it was for.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -244,7 +241,7 @@ pub enum Trouble {
     },
     /// No reply at all.
     Transport(TransportError),
-    /// A reply that should have held a job, and did not.
+    /// A reply that should have held a job or a token, and did not.
     Unreadable(String),
     /// The machine was stopped.
     Stopped,
@@ -254,6 +251,18 @@ impl Trouble {
     /// Whether GitLab refused the token.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Status { status, .. } if *status == http::StatusCode::FORBIDDEN)
+    }
+
+    /// Whether the server may have done what it was asked for, although nobody heard of it.
+    pub fn is_lost_reply(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => {
+                status.is_server_error() || *status == http::StatusCode::REQUEST_TIMEOUT
+            }
+            Self::Transport(error) => error.maybe_delivered(),
+            Self::Unreadable(_) => true,
+            Self::Stopped => false,
+        }
     }
 
     /// Whether the server does not know what it was asked for.
@@ -307,6 +316,8 @@ pub enum Notice {
     /// The token could not be verified at start-up for another reason than a refusal; polling
     /// starts all the same.
     VerifyFailed(Trouble),
+    /// Something about the runner's token.
+    Token(TokenNotice),
     /// A request for a job failed; the next one waits this long.
     PollFailed {
         /// What happened.
@@ -355,6 +366,15 @@ pub enum Notice {
     JobTimedOut {
         /// Which job.
         job: JobId,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// A step of the job took longer than it may by itself.
+    StepTimedOut {
+        /// Which job.
+        job: JobId,
+        /// GitLab's name of the step.
+        step: String,
         /// The time it had.
         limit: Duration,
     },
@@ -456,6 +476,7 @@ impl fmt::Display for Notice {
                     "could not verify the runner token ({trouble}); asking for jobs anyway"
                 )
             }
+            Self::Token(notice) => notice.fmt(f),
             Self::PollFailed { trouble, retry_in } => {
                 write!(
                     f,
@@ -492,6 +513,13 @@ impl fmt::Display for Notice {
             Self::JobCanceling(job) => write!(f, "job {job} was cancelled"),
             Self::JobTimedOut { job, limit } => {
                 write!(f, "job {job} took longer than {} seconds", limit.as_secs())
+            }
+            Self::StepTimedOut { job, step, limit } => {
+                let seconds = limit.as_secs();
+                write!(
+                    f,
+                    "job {job}: its step {step:?} took longer than {seconds} seconds"
+                )
             }
             Self::JobTrouble {
                 job,

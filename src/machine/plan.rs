@@ -4,10 +4,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     ids::ArtifactId,
-    protocol::{ArtifactWhen, Failure, FailureReason, JobPayload, Phase, RunnerFeatures, StepWhen},
+    protocol::{
+        ArtifactWhen, Failure, FailureReason, GoDuration, JobPayload, Phase, RunnerFeatures,
+        StepWhen,
+    },
 };
 
 const AFTER_SCRIPT: &str = "after_script";
+/// What after_script has if nothing else is said.
+const AFTER_SCRIPT_LIMIT: Duration = Duration::from_secs(300);
 
 /// The steps of a job in the order of running: all others as GitLab lists them, then after_script.
 #[derive(Debug)]
@@ -15,6 +20,14 @@ pub(super) struct Plan {
     steps: Vec<Step>,
     /// The time that the job has.
     pub(super) limit: Duration,
+    /// The time that all steps but after_script have together, if it is less.
+    script_limit: Option<Duration>,
+    /// The time that after_script has.
+    after_script_limit: Duration,
+    /// Whether an after_script that fails leaves the job as it is.
+    ignores_after_script: bool,
+    /// What is odd about the variables that were read, for the log.
+    pub(super) warnings: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -74,11 +87,33 @@ impl Plan {
         for (index, step) in steps.iter_mut().enumerate() {
             step.index = index;
         }
-        let limit = match payload.runner_info.timeout.map(u64::try_from) {
-            Some(Ok(seconds)) if seconds > 0 => Duration::from_secs(seconds),
-            _ => default_limit,
-        };
-        Ok(Self { steps, limit })
+        let limit = payload.time_limit(default_limit);
+        let mut warnings = Vec::new();
+        let mut time = |key| step_limit(payload, key, limit, &mut warnings);
+        Ok(Self {
+            steps,
+            limit,
+            script_limit: time("RUNNER_SCRIPT_TIMEOUT"),
+            after_script_limit: time("RUNNER_AFTER_SCRIPT_TIMEOUT").unwrap_or(AFTER_SCRIPT_LIMIT),
+            ignores_after_script: payload.switch("AFTER_SCRIPT_IGNORE_ERRORS").unwrap_or(true),
+            warnings,
+        })
+    }
+
+    /// The time that the steps of a phase have together.
+    pub(super) fn phase_limit(&self, phase: Phase) -> Option<Duration> {
+        match phase {
+            Phase::Script => self.script_limit,
+            Phase::AfterScript => Some(self.after_script_limit),
+        }
+    }
+
+    /// Whether the job fails if this step does.
+    pub(super) fn counts(&self, step: &Step) -> bool {
+        match step.phase {
+            Phase::Script => !step.allow_failure,
+            Phase::AfterScript => !self.ignores_after_script,
+        }
     }
 
     /// The step to run after `last`. Once `failed`, only those that ask for it; once `stopped`,
@@ -127,6 +162,34 @@ impl fmt::Debug for Step {
             self.script.len()
         )
     }
+}
+
+/// The time that a variable gives, as GitLab's own runner reads it.
+fn step_limit(
+    payload: &JobPayload,
+    key: &str,
+    job: Duration,
+    warnings: &mut Vec<String>,
+) -> Option<Duration> {
+    let value = &payload.variable(key)?.value;
+    // The path of a file is no duration.
+    let value = payload.expand(value, |_| String::new());
+    let why = match GoDuration::parse(value.trim()) {
+        _ if value.trim().is_empty() => return None,
+        Some(GoDuration::Forward(limit)) if limit.is_zero() => return None,
+        Some(GoDuration::Forward(limit)) if limit <= job => return Some(limit),
+        Some(GoDuration::Forward(_)) => {
+            let seconds = job.as_secs();
+            warnings.push(format!(
+                "{key} is longer than the job may take: it counts as {seconds} seconds"
+            ));
+            return Some(job);
+        }
+        Some(GoDuration::Backward(_)) => "is negative",
+        None => "is no duration such as 90s or 1h30m",
+    };
+    warnings.push(format!("{key} {why}, and does not count"));
+    None
 }
 
 fn unrunnable(why: &str) -> (String, Failure) {

@@ -1,9 +1,9 @@
-//! Asks for jobs: capacity, pace, `last_update`, the health of the server, and the runner's token.
+//! Asks for jobs: capacity, pace, `last_update`, and the health of the server.
 //!
 //! At most one job request is in flight. A request that was sent is always awaited, also when the
 //! capacity has gone since: GitLab may have assigned a job already.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -12,12 +12,13 @@ use super::{
     backoff::{Backoff, Setback},
     core::{Core, trouble},
     input::StopMode,
-    output::{CallOutcome, Notice, Output, PollOutcome, StopReason, Trouble},
+    output::{Notice, Output, PollOutcome, StopReason, Trouble},
     timers::Reason,
 };
 use crate::{
     ids::RequestId,
-    protocol::{JobPayload, PayloadError, headers, job_request_body, verify_body},
+    protocol::{JobPayload, PayloadError, RawPayload, headers, job_request_body},
+    secret::Secret,
     time::Time,
     transport::{TransportError, TransportErrorKind},
 };
@@ -30,8 +31,6 @@ pub(super) struct Poller {
     once: usize,
     token: TokenCheck,
     in_flight: Option<Poll>,
-    /// `Call(Verify)` inputs whose request is in flight.
-    calls: VecDeque<RequestId>,
     last_update: Option<String>,
     /// No request of any kind before this: the server is in trouble, or refused us.
     hold_until: Time,
@@ -50,7 +49,7 @@ pub(super) struct Poller {
 enum TokenCheck {
     #[default]
     Due,
-    InFlight(RequestId),
+    Asked,
     Done,
 }
 
@@ -59,6 +58,8 @@ struct Poll {
     request: RequestId,
     sent: Time,
     once: bool,
+    /// The one that it was sent with.
+    token: Secret,
 }
 
 /// A job that GitLab handed out.
@@ -93,15 +94,6 @@ impl Poller {
         self.once
     }
 
-    pub(super) fn call_verify(&mut self, core: &mut Core) {
-        if self.stopping {
-            let outcome = CallOutcome::VerifyFailed(Trouble::Stopped);
-            core.outbox.push_back(Output::Called(outcome));
-        } else {
-            self.calls.push_back(send_verify(core));
-        }
-    }
-
     /// Whether nothing is in flight or asked for.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_none()
@@ -114,21 +106,14 @@ impl Poller {
         for _ in 0..std::mem::take(&mut self.once) {
             core.outbox.push_back(Output::Polled(PollOutcome::Stopped));
         }
-        if let TokenCheck::InFlight(request) = std::mem::take(&mut self.token) {
-            core.forget(request);
-        }
-        for request in std::mem::take(&mut self.calls) {
-            core.forget(request);
-            let outcome = CallOutcome::VerifyFailed(Trouble::Stopped);
-            core.outbox.push_back(Output::Called(outcome));
-        }
+        self.token = TokenCheck::Due;
         if mode == StopMode::Abort && self.in_flight.is_some() && self.give_up.is_none() {
             self.give_up = Some(core.now + core.config.abort_patience);
         }
     }
 
-    /// Sends what is due. `jobs` live now.
-    pub(super) fn advance(&mut self, core: &mut Core, jobs: usize) {
+    /// Sends what is due. `jobs` live now. True if the token has to be verified first.
+    pub(super) fn advance(&mut self, core: &mut Core, jobs: usize) -> bool {
         if self.give_up.is_some_and(|give_up| give_up <= core.now) {
             self.give_up = None;
             if let Some(poll) = self.in_flight.take() {
@@ -142,18 +127,16 @@ impl Poller {
             }
         }
         if self.due(core, jobs).is_none_or(|due| due > core.now) {
-            return;
+            return false;
         }
-        match self.token {
-            TokenCheck::Due if core.config.verify => {
-                self.token = TokenCheck::InFlight(send_verify(core));
-            }
-            TokenCheck::InFlight(_) => {}
-            TokenCheck::Due | TokenCheck::Done => {
-                self.token = TokenCheck::Done;
-                self.send_poll(core);
-            }
+        let verify = matches!(self.token, TokenCheck::Due) && core.config.verify;
+        if verify {
+            self.token = TokenCheck::Asked;
+        } else {
+            self.token = TokenCheck::Done;
+            self.send_poll(core);
         }
+        verify
     }
 
     fn send_poll(&mut self, core: &mut Core) {
@@ -164,24 +147,27 @@ impl Poller {
             self.last_update.as_deref(),
             shrunk.as_ref().unwrap_or(&core.config.info),
         );
-        let request = core.send_runner_call("jobs/request", body, true);
+        let request = core.send_job_request(body);
         let once = self.once > 0 && core.unresolved == 0;
         self.once -= usize::from(once);
         self.in_flight = Some(Poll {
             request,
             sent: core.now,
             once,
+            token: core.config.token.clone(),
         });
     }
 
     /// When a request is due, if one is wanted and none is in flight.
     fn due(&self, core: &Core, jobs: usize) -> Option<Time> {
-        if self.in_flight.is_some() || matches!(self.token, TokenCheck::InFlight(_)) {
+        let hold = self.hold_until.max(core.shared_hold(None));
+        let waits = self.in_flight.is_some() || matches!(self.token, TokenCheck::Asked);
+        if waits || core.token_held {
             None
         } else if self.once > 0 && core.unresolved == 0 {
-            Some(self.hold_until)
+            Some(hold)
         } else if jobs < self.capacity {
-            Some(self.hold_until.max(self.next_poll))
+            Some(hold.max(self.next_poll))
         } else {
             None
         }
@@ -192,7 +178,7 @@ impl Poller {
         give_up.or_else(|| self.due(core, jobs).map(|time| (time, Reason::JobRequest)))
     }
 
-    /// A reply or a failure for one of the runner's requests; gives the job that came with it.
+    /// A reply or a failure for a job request; gives the job that came with it.
     pub(super) fn on_answer(
         &mut self,
         core: &mut Core,
@@ -203,21 +189,6 @@ impl Poller {
             && let Some(update) = headers::last_update(response.headers())
         {
             self.last_update = Some(update);
-        }
-        if let TokenCheck::InFlight(verify) = self.token
-            && verify == request
-        {
-            self.on_verified(core, answer);
-            return None;
-        }
-        if let Some(at) = self.calls.iter().position(|call| *call == request) {
-            self.calls.remove(at);
-            let outcome = match verify_trouble(core, answer) {
-                None => CallOutcome::Verified,
-                Some(trouble) => CallOutcome::VerifyFailed(trouble),
-            };
-            core.outbox.push_back(Output::Called(outcome));
-            return None;
         }
         let poll = self.in_flight.take_if(|poll| poll.request == request)?;
         self.give_up = None;
@@ -241,15 +212,16 @@ impl Poller {
         self.next_poll = core.now + core.rng.jitter(core.config.poll_interval);
     }
 
-    fn on_verified(&mut self, core: &mut Core, answer: Result<Response<Bytes>, TransportError>) {
+    /// Whether the token is good.
+    pub(super) fn on_verified(&mut self, core: &mut Core, verdict: Result<(), Trouble>) {
         self.token = TokenCheck::Done;
-        match verify_trouble(core, answer) {
-            None => {
+        match verdict {
+            Ok(()) => {
                 let server = core.config.server.to_string();
                 let capacity = self.capacity;
                 core.notice(Notice::Verified { server, capacity });
             }
-            Some(trouble) if trouble.is_refusal() => {
+            Err(trouble) if trouble.is_refusal() => {
                 // The next `SetCapacity` or `PollOnce` asks again.
                 self.token = TokenCheck::Due;
                 self.hold_until = core.now + self.backoff.after(Setback::Trouble, &mut core.rng);
@@ -262,7 +234,7 @@ impl Poller {
                         .push_back(Output::Stopped(StopReason::TokenRefused(trouble)));
                 }
             }
-            Some(trouble) => {
+            Err(trouble) => {
                 if trouble.is_missing() {
                     // Older than two-phase commit by years, or a simulation of such a one.
                     core.config.commit = false;
@@ -288,7 +260,12 @@ impl Poller {
                     self.on_poll_failed(core, poll, trouble, wait);
                     None
                 }
-                payload => {
+                mut payload => {
+                    if core.config.keep_raw_payload
+                        && let Ok(payload) = &mut payload
+                    {
+                        payload.raw = RawPayload::new(response.body().clone());
+                    }
                     self.backoff.reset();
                     // A pause that began meanwhile stands.
                     self.next_poll = self.next_poll.max(core.now);
@@ -323,6 +300,14 @@ impl Poller {
                 self.once += usize::from(poll.once);
                 None
             }
+            // Refused because the token changes, or has changed meanwhile.
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED
+                if (core.token_held || poll.token != core.config.token) && !self.stopping =>
+            {
+                self.next_poll = core.now;
+                self.once += usize::from(poll.once);
+                None
+            }
             status => {
                 let wait = match status {
                     StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
@@ -335,7 +320,7 @@ impl Poller {
                     }
                     _ => core.wait_after(&mut self.backoff, response),
                 };
-                let trouble = trouble(response, &core.config.token);
+                let trouble = trouble(response, &poll.token);
                 self.on_poll_failed(core, poll, trouble, wait);
                 None
             }
@@ -355,20 +340,5 @@ impl Poller {
         if poll.once {
             core.outbox.push_back(Output::Polled(outcome));
         }
-    }
-}
-
-fn send_verify(core: &mut Core) -> RequestId {
-    let config = &core.config;
-    let body = verify_body(&config.token, &config.system_id, &config.info);
-    core.send_runner_call("runners/verify", body, false)
-}
-
-/// Why the token is not known to be good. Any 200 counts: old servers answer in plain text.
-fn verify_trouble(core: &Core, answer: Result<Response<Bytes>, TransportError>) -> Option<Trouble> {
-    match answer {
-        Ok(response) if response.status() == StatusCode::OK => None,
-        Ok(response) => Some(trouble(&response, &core.config.token)),
-        Err(error) => Some(Trouble::Transport(error)),
     }
 }

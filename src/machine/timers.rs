@@ -1,4 +1,4 @@
-//! One table of deadlines: at most one for the runner and one for each job.
+//! One table of deadlines: at most two for the runner and one for each job.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,6 +12,14 @@ pub enum Reason {
     JobRequest,
     /// Give up waiting for a job request after an abort.
     AbortPatience,
+    /// Try a call of the operator once more.
+    RunnerCall,
+    /// Verify the runner's token, or change it because of its age.
+    TokenRotation,
+    /// Give up waiting for a new token to be stored.
+    PersistToken,
+    /// A drain has lasted long enough: abort.
+    DrainLimit,
     /// Tell GitLab that the job is taken.
     Commit,
     /// Send a part of the log.
@@ -20,6 +28,8 @@ pub enum Reason {
     KeepAlive,
     /// The job has run out of time.
     JobTimeout,
+    /// A step has run out of its own time.
+    StepTimeout,
     /// A step was told to end and has not.
     CancelGrace,
     /// The clean-up has run out of time.
@@ -37,10 +47,15 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::JobRequest => "job request",
             Self::AbortPatience => "abort patience",
+            Self::RunnerCall => "runner call",
+            Self::TokenRotation => "token rotation",
+            Self::PersistToken => "token persistence",
+            Self::DrainLimit => "drain limit",
             Self::Commit => "commit",
             Self::Patch => "patch",
             Self::KeepAlive => "keep-alive",
             Self::JobTimeout => "job timeout",
+            Self::StepTimeout => "step timeout",
             Self::CancelGrace => "cancel grace",
             Self::CleanUp => "clean-up limit",
             Self::Upload => "upload",
@@ -54,6 +69,7 @@ impl fmt::Display for Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
     Runner,
+    Account,
     Job(JobId),
 }
 

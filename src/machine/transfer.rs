@@ -88,13 +88,14 @@ impl Transfer {
     }
 
     /// Whether a request is to be sent now.
-    pub(super) fn is_due(&self, now: Time) -> bool {
-        self.in_flight.is_none() && self.hold_until <= now
+    pub(super) fn is_due(&self, core: &Core) -> bool {
+        self.deadline(core).is_some_and(|due| due <= core.now)
     }
 
     /// When a request is to be sent, if none is in flight.
-    pub(super) fn deadline(&self) -> Option<Time> {
-        self.in_flight.is_none().then_some(self.hold_until)
+    pub(super) fn deadline(&self, core: &Core) -> Option<Time> {
+        let hold = self.hold_until.max(core.shared_hold(Some(self.job)));
+        self.in_flight.is_none().then_some(hold)
     }
 
     pub(super) fn sent(&mut self, request: RequestId) {

@@ -89,7 +89,7 @@ impl Uploads {
                 None => true,
             },
             Stage::Sending(parcel) => {
-                if parcel.transfer.is_due(core.now) {
+                if parcel.transfer.is_due(core) {
                     let content_type = parcel.content_type.clone();
                     let body = parcel.body.clone();
                     let request = core.send_upload(calls, &parcel.transfer, content_type, body);
@@ -102,9 +102,9 @@ impl Uploads {
     }
 
     /// When [`advance`](Self::advance) has something to do next.
-    pub(super) fn deadline(&self) -> Option<Time> {
+    pub(super) fn deadline(&self, core: &Core) -> Option<Time> {
         match &self.stage {
-            Stage::Sending(parcel) => parcel.transfer.deadline(),
+            Stage::Sending(parcel) => parcel.transfer.deadline(core),
             _ => None,
         }
     }
@@ -171,6 +171,12 @@ impl Uploads {
             Verdict::Again => UploadNews::Nothing,
             Verdict::Done => {
                 let (files, len) = (parcel.files, parcel.len);
+                if core.config.artifact_log {
+                    let kind = &parcel.kind;
+                    let line =
+                        format!("Uploading artifacts as \"{kind}\" to coordinator... 201 Created");
+                    core.job(artifact.job, JobOutput::Note(line));
+                }
                 core.notice(Notice::ArtifactUploaded {
                     artifact,
                     files,

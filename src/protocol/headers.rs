@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_TYPE, RANGE, RETRY_AFTER},
+    header::{CONTENT_TYPE, DATE, RANGE, RETRY_AFTER},
 };
 
 use crate::time::WallTime;
@@ -121,6 +121,11 @@ pub fn retry_after(headers: &HeaderMap, now: WallTime) -> Option<Duration> {
     })
 }
 
+/// The clock of the server when it answered, to the second.
+pub fn date(headers: &HeaderMap) -> Option<WallTime> {
+    text(headers, &DATE).and_then(wall_time)
+}
+
 /// Whether the body is said to be JSON: media type `application/json`, with or without parameters.
 pub fn is_json(headers: &HeaderMap) -> bool {
     text(headers, &CONTENT_TYPE)
@@ -143,9 +148,14 @@ fn number(text: &str) -> Option<Option<u64>> {
 
 /// The time from `now` to an HTTP date, if that is in the future.
 fn until(date: &str, now: WallTime) -> Option<Duration> {
-    let date = httpdate::parse_http_date(date).ok()?;
-    let wait = WallTime(date.duration_since(SystemTime::UNIX_EPOCH).ok()?).since(now);
+    let wait = wall_time(date)?.since(now);
     (!wait.is_zero()).then_some(wait)
+}
+
+fn wall_time(date: &str) -> Option<WallTime> {
+    let date = httpdate::parse_http_date(date).ok()?;
+    let since_1970 = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(WallTime(since_1970))
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! A job as GitLab hands it out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::{
     Value,
@@ -16,15 +19,19 @@ mod error;
 mod expand;
 mod files;
 mod number;
+mod raw;
 mod secrets;
 mod work;
 
+#[cfg(feature = "runner")]
+pub(crate) use self::expand::{Expander, Meaning, has_references};
 pub use self::{
     error::PayloadError,
     files::{
         ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile, CachePolicy, CacheSpec,
         DependencyInfo,
     },
+    raw::RawPayload,
     secrets::{
         AkeylessSecret, AkeylessServer, AwsSecret, AwsServer, AzureSecret, AzureServer, GcpSecret,
         GcpServer, GitlabSecret, GitlabSecretServer, InlineAuth, SecretEngine, SecretSpec,
@@ -92,6 +99,8 @@ objects! {
         pub policy_options: Option<PolicyOptions>,
         /// What to do with the environment when the job is over.
         pub suspend_options: Option<SuspendOptions>,
+        /// All of it as it came, if it was kept; no field of the body.
+        pub raw: RawPayload as "",
     }
 }
 
@@ -176,13 +185,35 @@ impl JobPayload {
             .collect()
     }
 
+    /// The time that the job may take: `default` if GitLab names none, or none above zero.
+    pub fn time_limit(&self, default: Duration) -> Duration {
+        match self.runner_info.timeout.map(u64::try_from) {
+            Some(Ok(seconds)) if seconds > 0 => Duration::from_secs(seconds),
+            _ => default,
+        }
+    }
+
     /// Whether the user asked for a log that may show more than usual (`CI_DEBUG_TRACE` or
     /// `CI_DEBUG_SERVICES`). GitLab then restricts who may read it.
     pub fn is_debug_trace(&self) -> bool {
         ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"]
             .iter()
-            .filter_map(|key| self.variable(key))
-            .any(|variable| is_true(&variable.value))
+            .any(|key| self.switch(key) == Some(true))
+    }
+
+    /// What a variable says that switches something on or off, by GitLab's own runner's rules: `true`,
+    /// `t` or a number that is 1 is on, `false`, `f` or 0 is off. None if it is missing or says
+    /// anything else.
+    pub fn switch(&self, key: &str) -> Option<bool> {
+        let value = self.variable(key)?.value.as_str();
+        let is = |words: [&str; 2]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
+        match value.parse() {
+            _ if is(["true", "t"]) => Some(true),
+            _ if is(["false", "f"]) => Some(false),
+            Ok(1) => Some(true),
+            Ok(0) => Some(false),
+            _ => None,
+        }
     }
 }
 
@@ -200,14 +231,6 @@ fn password(url: &str) -> Option<&str> {
     let authority = rest.split(['/', '?', '#']).next()?;
     let (user_info, _) = authority.rsplit_once('@')?;
     user_info.split_once(':').map(|(_, password)| password)
-}
-
-/// How GitLab's own runner reads switches: `true` or `t` in any case, or a number that is 1.
-fn is_true(value: &str) -> bool {
-    ["true", "t"]
-        .iter()
-        .any(|word| value.eq_ignore_ascii_case(word))
-        || value.parse() == Ok(1)
 }
 
 #[cfg(test)]

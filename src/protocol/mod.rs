@@ -8,8 +8,10 @@
 //! - [`headers`]: what the headers of requests and replies say.
 //! - [`JobPayload`]: a job as GitLab hands it out, read leniently.
 //! - [`job_request_body`], [`verify_body`]: what a runner tells of itself ([`Info`]).
+//! - [`Registration`], [`RunnerDetails`]: how a runner comes, goes and changes its token.
 //! - [`update_body`]: the state of a job, and why it failed ([`Failure`]).
 //! - [`ArtifactForm`], [`artifact_query`], [`artifact_file_name`]: the upload of an artifact.
+//! - [`GoDuration`]: durations in variables.
 //! - [`error_message`]: what the body of an error reply says.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -20,18 +22,26 @@ use serde::{Deserialize, Serialize};
 mod wire;
 
 mod artifact;
+mod date;
+mod duration;
 mod error_body;
 pub mod headers;
 mod job;
 mod redirect;
 mod request;
+mod runner;
+mod token;
 mod update;
 mod url;
 
 #[cfg(feature = "runner")]
-pub(crate) use self::artifact::percent_encode;
+pub(crate) use self::{
+    artifact::percent_encode,
+    job::{Expander, Meaning, has_references},
+};
 pub use self::{
     artifact::{ArtifactForm, artifact_file_name, artifact_query},
+    duration::GoDuration,
     error_body::error_message,
     job::{
         AkeylessSecret, AkeylessServer, ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile,
@@ -39,13 +49,15 @@ pub use self::{
         DependencyInfo, DockerOptions, ExecutorOptions, Features, GcpOidcAuth, GcpSecret,
         GcpServer, GitInfo, GitlabSecret, GitlabSecretServer, Hook, Image, InlineAuth, InputInfo,
         InputKind, InputValue, JobInfo, JobPayload, JobVariable, KubernetesOptions, OtelAuth,
-        OtelEndpoint, PayloadError, PolicyOptions, Port, PullPolicy, RunnerInfo, SecretEngine,
-        SecretSpec, Service, Step, StepWhen, SuspendOptions, TracingInfo, VaultAuth, VaultAuthData,
-        VaultSecret, VaultServer,
+        OtelEndpoint, PayloadError, PolicyOptions, Port, PullPolicy, RawPayload, RunnerInfo,
+        SecretEngine, SecretSpec, Service, Step, StepWhen, SuspendOptions, TracingInfo, VaultAuth,
+        VaultAuthData, VaultSecret, VaultServer,
     },
     redirect::{redirect_target, same_origin},
     request::{Info, RunnerFeatures, job_request_body, verify_body},
-    update::{Failure, FailureReason, JobState, TraceSummary, checksum, update_body},
+    runner::{AccessLevel, Registration, RunnerDetails, manager_body, register_body, token_body},
+    token::short_token,
+    update::{Failure, FailureReason, JobState, ScriptStatus, TraceSummary, checksum, update_body},
     url::{ServerUrl, ServerUrlError},
 };
 

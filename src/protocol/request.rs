@@ -123,7 +123,7 @@ macro_rules! features {
 
 features! {
     /// Job variables reach the job.
-    variables = false,
+    variables = true,
     /// Jobs run in the image that they name.
     image = false,
     /// Services run beside the job.
@@ -151,7 +151,7 @@ features! {
     /// Services can be reached through the session.
     proxy = false,
     /// Raw variables are not expanded.
-    raw_variables = false,
+    raw_variables = true,
     /// `artifacts:exclude`; jobs that use it need this.
     artifacts_exclude = true,
     /// Steps beyond `script` and `after_script`; jobs with `release` need this.
@@ -254,8 +254,6 @@ mod tests {
         info.labels.insert("zone".into(), "lab-3".into());
         let features = &mut info.features;
         for claim in [
-            &mut features.variables,
-            &mut features.raw_variables,
             &mut features.image,
             &mut features.services,
             &mut features.service_variables,
@@ -287,7 +285,6 @@ mod tests {
     fn what_is_empty_is_left_out() {
         let mut features = serde_json::Map::new();
         for name in [
-            "variables",
             "image",
             "services",
             "cache",
@@ -296,7 +293,6 @@ mod tests {
             "session",
             "terminal",
             "proxy",
-            "raw_variables",
             "vault_secrets",
             "service_variables",
             "service_multiple_aliases",
@@ -308,6 +304,8 @@ mod tests {
             features.insert(name.into(), false.into());
         }
         for name in [
+            "variables",
+            "raw_variables",
             "refspecs",
             "return_exit_code",
             "multi_build_steps",

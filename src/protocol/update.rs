@@ -29,6 +29,46 @@ impl JobState {
     }
 }
 
+/// How the script of a job has gone so far, in the words of the variable `CI_JOB_STATUS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ScriptStatus {
+    /// It is not over yet.
+    #[default]
+    Running,
+    /// It went well.
+    Success,
+    /// It failed.
+    Failed,
+    /// A user cancelled the job.
+    Canceled,
+    /// It took longer than it may.
+    TimedOut,
+}
+
+impl ScriptStatus {
+    /// What after_script is told of a script that is over, and failed if there is a `failure`.
+    pub fn after(failure: Option<&Failure>) -> Self {
+        match failure.map(|failure| &failure.reason) {
+            None => Self::Success,
+            Some(FailureReason::JobCanceled) => Self::Canceled,
+            Some(FailureReason::JobExecutionTimeout) => Self::TimedOut,
+            Some(_) => Self::Failed,
+        }
+    }
+
+    /// GitLab's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::TimedOut => "timedout",
+        }
+    }
+}
+
 wire_enum! {
     /// Why a job failed, in GitLab's words.
     ///

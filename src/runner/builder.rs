@@ -1,16 +1,17 @@
 //! Options of a runner.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use url::Url;
 
-use super::{Runner, settings::Settings};
+use super::{Runner, life, settings::Settings};
 use crate::{
     adapter::Adapter,
     handler::JobRunList,
-    machine::MachineConfig,
+    machine::{MachineConfig, NewToken},
     protocol::{Info, RunnerFeatures},
     secret::Secret,
+    time::WallTime,
     trace::DEFAULT_TRACE_LIMIT,
 };
 
@@ -49,9 +50,14 @@ impl RunnerBuilder {
                 info: Info::default(),
                 user_agent: None,
                 verify: true,
+                store_token: None,
+                token_obtained_at: None,
                 commit: true,
                 jobs: JobRunList::default(),
                 trace_limit: DEFAULT_TRACE_LIMIT,
+                timestamps: false,
+                variables: Vec::new(),
+                keep_raw_payload: false,
                 seed: u64::from_le_bytes(seed),
                 tune: Vec::new(),
             },
@@ -105,6 +111,41 @@ impl RunnerBuilder {
         self
     }
 
+    /// Lets the runner change its token before it expires, when three quarters of its life are over,
+    /// and stores the new one with `store`. Without it the runner only warns that it will expire.
+    ///
+    /// The old token is dead as soon as GitLab has given the new one, so until `store` is done (or a
+    /// minute has passed) the runner asks for nothing; its jobs go on. If `store` fails or panics,
+    /// the runner says so loudly and goes on with a token that only it knows.
+    ///
+    /// Only for a token that nobody else uses: other runner managers are locked out by the change.
+    ///
+    /// ```no_run
+    /// # fn example(builder: gitlab_runner::RunnerBuilder) -> gitlab_runner::RunnerBuilder {
+    /// builder.on_token_rotated(|new| async move {
+    ///     // To a file beside it first: half a token is worth nothing.
+    ///     std::fs::write("runner.token.new", new.token.expose())?;
+    ///     std::fs::rename("runner.token.new", "runner.token")
+    /// })
+    /// # }
+    /// ```
+    pub fn on_token_rotated<F, Ret, E>(mut self, store: F) -> Self
+    where
+        F: Fn(NewToken) -> Ret + Send + Sync + 'static,
+        Ret: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display + 'static,
+    {
+        self.settings.store_token = Some(life::erase(store));
+        self
+    }
+
+    /// When the token was obtained ([`NewToken::obtained_at`]): its life is counted from there. By
+    /// default from the start of the runner, which is on the safe side.
+    pub fn token_obtained_at(mut self, at: WallTime) -> Self {
+        self.settings.token_obtained_at = Some(at);
+        self
+    }
+
     /// Whether to tell GitLab that a job is taken before its handler starts; on by default. It
     /// costs one request for each job, and a job that was lost on its way is run elsewhere.
     ///
@@ -125,6 +166,44 @@ impl RunnerBuilder {
     /// default.
     pub fn trace_limit(mut self, bytes: u64) -> Self {
         self.settings.trace_limit = bytes;
+        self
+    }
+
+    /// Whether each line of a log begins with the time, the stream and whether it goes on, as GitLab's
+    /// own runner does it and GitLab's viewer hides it. Off by default.
+    pub fn timestamps(mut self, timestamps: bool) -> Self {
+        self.settings.timestamps = timestamps;
+        self
+    }
+
+    /// Whether the log of a job tells of each artifact: what each pattern found, and that it was
+    /// uploaded, in the words of GitLab's own runner. Trouble is told in any case. Off by default.
+    pub fn artifact_log(self, tells: bool) -> Self {
+        self.tune(move |config| config.artifact_log = tells)
+    }
+
+    /// How long GitLab is left alone about a job of which there is nothing to say; 30 s by default, at
+    /// least one second. It is in the answer that a cancel is heard of: shorter is quicker, and costs
+    /// a request each time.
+    pub fn keep_alive(self, every: Duration) -> Self {
+        let every = every.max(Duration::from_secs(1));
+        self.tune(move |config| config.keep_alive = every)
+    }
+
+    /// A variable for every job, such as `HTTPS_PROXY`; GitLab's own of that name takes its place.
+    /// See [`Job::env`](crate::job::Job::env). References to other variables in it are followed.
+    ///
+    /// It is no place for secrets: it is not masked in logs.
+    pub fn variable(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.variables.push((key.into(), value.into()));
+        self
+    }
+
+    /// Whether [`Job::raw_payload`](crate::job::Job::raw_payload) gives the JSON of a job as GitLab
+    /// sent it; off by default. It costs the memory for that, mostly 10 to 100 kB, as long as the job
+    /// runs.
+    pub fn keep_raw_payload(mut self, keep: bool) -> Self {
+        self.settings.keep_raw_payload = keep;
         self
     }
 

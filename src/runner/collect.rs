@@ -5,22 +5,22 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use crate::{
     adapter::Adapter,
     artifact::{Level, PackOrder, Packed, Selection, pack, yield_now},
-    handler::{Colour, JobLog, UploadableFile},
-    protocol::{ArtifactSpec, JobPayload},
+    handler::{Colour, JobLog, JobVariables, UploadableFile},
+    protocol::ArtifactSpec,
 };
 
 /// What is needed beside the files.
 pub(super) struct Collector {
     pub(super) adapter: Arc<dyn Adapter>,
     pub(super) log: Arc<JobLog>,
-    pub(super) payload: Arc<JobPayload>,
+    pub(super) variables: Arc<JobVariables>,
     /// Which of the payload's artifacts.
     pub(super) index: usize,
-    /// The directory that paths are relative to.
-    pub(super) dir: PathBuf,
     /// Where the packed file waits.
     pub(super) spool_dir: PathBuf,
     pub(super) now: SystemTime,
+    /// Whether the log tells what was found, and not only of trouble.
+    pub(super) tells: bool,
 }
 
 impl Collector {
@@ -32,7 +32,7 @@ impl Collector {
     where
         U: UploadableFile + Send + 'static,
     {
-        let Some(spec) = self.payload.artifacts.get(self.index) else {
+        let Some(spec) = self.variables.payload().artifacts.get(self.index) else {
             return Ok(None);
         };
         let kind = spec.artifact_type.as_deref().unwrap_or("archive");
@@ -55,9 +55,14 @@ impl Collector {
         let warn = &mut |warning| self.warn(&warning);
         let packed = pack(files, &mut selection, &order, &self.adapter, warn).await;
         let packed = packed.map_err(|error| failed(&error))?;
+        if self.tells {
+            self.log.note("Uploading artifacts...".to_owned());
+        }
         for (is_warning, text) in selection.report() {
             if is_warning {
                 self.warn(&text);
+            } else if self.tells {
+                self.log.note(text);
             }
         }
         if packed.is_none() {
@@ -68,7 +73,9 @@ impl Collector {
 
     /// Each pattern may take a moment to expand, and there may be many.
     async fn selection(&self, spec: &ArtifactSpec) -> Selection {
-        let mut selection = Selection::empty(&self.dir, spec.untracked);
+        // Paths are relative to it, and absolute ones as the scripts see them.
+        let dir = self.variables.project_dir();
+        let mut selection = Selection::empty(&dir, spec.untracked);
         for (patterns, add) in [
             (&spec.paths, Selection::add as fn(&mut _, _) -> _),
             (&spec.exclude, Selection::exclude),
@@ -84,10 +91,8 @@ impl Collector {
     }
 
     fn level(&self) -> Level {
-        let variable = self.payload.variable("ARTIFACT_COMPRESSION_LEVEL");
-        let value = variable.map(|variable| self.expand(&variable.value));
-        let value = value.as_deref().unwrap_or_default();
-        Level::named(value).unwrap_or_else(|| {
+        let value = self.expand("$ARTIFACT_COMPRESSION_LEVEL");
+        Level::named(&value).unwrap_or_else(|| {
             self.warn(&format!(
                 "ARTIFACT_COMPRESSION_LEVEL is {value:?}, which is none of fastest, fast, default, \
                  slow, slowest"
@@ -97,8 +102,7 @@ impl Collector {
     }
 
     fn expand(&self, text: &str) -> String {
-        let file = |key: &str| self.dir.join(key).display().to_string();
-        self.payload.expand(text, file)
+        self.variables.expand(text)
     }
 
     fn warn(&self, text: &dyn std::fmt::Display) {

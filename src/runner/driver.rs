@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future,
     panic::{self, AssertUnwindSafe},
-    path::PathBuf,
     sync::Arc,
     task::Poll,
 };
@@ -21,25 +20,23 @@ use futures::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    blocking::Blocking,
     exchange,
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
+    life::Calls,
     notice,
     process::{Make, Process},
-    settings::Settings,
     shared::Shared,
     task::{self, Order, Packed, Task},
 };
 use crate::{
-    Time, WallTime,
+    Time,
     adapter::{Adapter, Body},
     error::RunError,
-    handler::{Context, DownloadError, Fetched, JobLog, JobRunList, LogNews},
+    handler::{Context, Fetched, JobLog, JobRunList, LogNews},
     ids::{DownloadId, JobId, RequestId},
     machine::{
         CancelMode, Collected, DownloadOutcome, Input, JobInput, JobOutput, Notice, Output,
         PollOutcome, ReplyBody, RequestBody, RunnerMachine, StepResult, StopReason, TimeLimit,
-        Trouble,
     },
     protocol::{Failure, FailureReason, JobPayload},
     spool::SpoolFile,
@@ -65,6 +62,7 @@ pub(super) struct Driver {
     /// its way when that was dropped.
     last_process: Option<Process<Box<dyn Fn() -> Make + Send>>>,
     request_calls: VecDeque<RequestCall>,
+    calls: Calls,
     /// Closures of `request_job` whose job is about to start.
     claimed: BTreeMap<JobId, Process<Make>>,
     waiters: Vec<Waiter>,
@@ -95,27 +93,17 @@ impl Driver {
         shared: Arc<Shared>,
         inbox: Arc<Inbox>,
         machine: RunnerMachine,
-        build_dir: PathBuf,
-        wall_origin: WallTime,
-        settings: &Settings,
+        run_list: JobRunList,
+        options: task::Options,
+        calls: Calls,
     ) -> Self {
         let now = adapter.now();
-        let options = task::Options {
-            adapter: Arc::clone(&adapter),
-            quick: Blocking::new(Arc::clone(&adapter), 1),
-            slow: Blocking::new(Arc::clone(&adapter), 4),
-            inbox: Arc::clone(&inbox),
-            build_dir,
-            wall_origin,
-            downloads: Arc::default(),
-            trace_limit: settings.trace_limit,
-        };
         Self {
             adapter,
             shared,
             inbox,
             machine,
-            run_list: settings.jobs.clone(),
+            run_list,
             options,
             now,
             jobs: BTreeMap::new(),
@@ -125,6 +113,7 @@ impl Driver {
             run: None,
             last_process: None,
             request_calls: VecDeque::new(),
+            calls,
             claimed: BTreeMap::new(),
             waiters: Vec::new(),
             stopped: false,
@@ -268,6 +257,10 @@ impl Driver {
                     self.shared.keep_capacity(capacity);
                 }
             }
+            Message::Call(call, done) => {
+                let input = self.calls.begin(call, done);
+                self.machine.handle_input(self.now, input);
+            }
             Message::Wait(waiter) => self.waiters.push(waiter),
         }
     }
@@ -325,8 +318,8 @@ impl Driver {
             } => self.start(job, payload),
             Output::Job { job, output } => self.perform_for_job(job, output),
             Output::Polled(outcome) => self.on_polled(outcome),
-            // Nobody calls: the machine verifies the token by itself.
-            Output::Called(_) => {}
+            Output::Called(outcome) => self.calls.answer(outcome),
+            Output::PersistToken(token) => self.calls.persist(token),
             Output::Notice(notice) => self.report(&notice),
             Output::Stopped(reason) => self.on_stopped(&reason),
         }
@@ -413,7 +406,10 @@ impl Driver {
                 notice::trouble_with_job(job, &format!("{what}: {error}"));
             }
         };
-        let log = Arc::new(JobLog::new(job, self.options.build_dir.clone(), tell));
+        let (adapter, origin) = (Arc::clone(&self.adapter), self.options.wall_origin);
+        let clock = Box::new(move || origin + adapter.now());
+        let dir = self.options.build_dir.clone();
+        let log = Arc::new(JobLog::new(job, dir, clock, tell));
         let (orders, received) = mpsc::unbounded();
         let forced = CancellationToken::new();
         let entry = JobEntry {
@@ -449,6 +445,7 @@ impl Driver {
                 phase,
                 name,
                 script,
+                status,
             } => {
                 entry.graceful = CancellationToken::new();
                 entry.forced = CancellationToken::new();
@@ -456,6 +453,7 @@ impl Driver {
                     phase,
                     name,
                     script,
+                    status,
                     graceful: entry.graceful.clone(),
                     forced: entry.forced.clone(),
                 };
@@ -509,7 +507,7 @@ impl Driver {
         let _ = done.send(match outcome {
             DownloadOutcome::Done { .. } => Ok(file),
             DownloadOutcome::Nothing => Ok(None),
-            DownloadOutcome::Failed(trouble) => Err(download_error(trouble)),
+            DownloadOutcome::Failed(trouble) => Err(exchange::download_error(trouble)),
         });
     }
 
@@ -568,19 +566,6 @@ impl Driver {
                 self.waiters.push(waiter);
             }
         }
-    }
-}
-
-fn download_error(trouble: Trouble) -> DownloadError {
-    match trouble {
-        Trouble::Status { status, .. } => match status.as_u16() {
-            401 | 403 => DownloadError::Refused(trouble.to_string()),
-            404 => DownloadError::NotFound(trouble.to_string()),
-            _ => DownloadError::Failed(trouble.to_string()),
-        },
-        Trouble::Transport(error) => DownloadError::Transport(error),
-        Trouble::Stopped => DownloadError::Stopped,
-        trouble => DownloadError::Failed(trouble.to_string()),
     }
 }
 

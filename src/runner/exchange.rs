@@ -24,8 +24,9 @@ use super::{
 use crate::{
     Time,
     adapter::{Adapter, Body, TransportError, TransportErrorKind, unblock},
+    handler::DownloadError,
     ids::RequestId,
-    machine::{Input, ReplyBody, TimeLimit},
+    machine::{Input, ReplyBody, TimeLimit, Trouble},
     spool::{SpoolFile, lost},
 };
 
@@ -186,6 +187,20 @@ async fn spool(
         ));
     }
     Ok(file)
+}
+
+/// Why the artifacts of another job did not come.
+pub(super) fn download_error(trouble: Trouble) -> DownloadError {
+    match trouble {
+        Trouble::Status { status, .. } => match status.as_u16() {
+            401 | 403 => DownloadError::Refused(trouble.to_string()),
+            404 => DownloadError::NotFound(trouble.to_string()),
+            _ => DownloadError::Failed(trouble.to_string()),
+        },
+        Trouble::Transport(error) => DownloadError::Transport(error),
+        Trouble::Stopped => DownloadError::Stopped,
+        trouble => DownloadError::Failed(trouble.to_string()),
+    }
 }
 
 /// The same body, and notes when a piece of it is taken.

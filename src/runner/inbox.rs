@@ -13,7 +13,7 @@ use crate::{
     error::RunError,
     handler::Fetched,
     ids::{DownloadId, JobId, RequestId},
-    machine::{Input, JobInput},
+    machine::{CallOutcome, Input, JobInput, RunnerCall},
     spool::SpoolFile,
     sync::lock,
 };
@@ -65,6 +65,8 @@ pub(super) enum Message {
     RequestDropped,
     /// `RunnerHandle::set_capacity`.
     Capacity(usize),
+    /// Something about the runner itself, and who wants it.
+    Call(RunnerCall, oneshot::Sender<CallOutcome>),
     /// `Runner::wait_for_space` and `Runner::drain`.
     Wait(Waiter),
 }

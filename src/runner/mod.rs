@@ -6,14 +6,19 @@ mod collect;
 mod driver;
 mod exchange;
 mod inbox;
+mod job_dir;
+mod life;
 mod notice;
 mod process;
+pub mod registration;
 mod settings;
 mod shared;
+mod slots;
 mod system_id;
 mod task;
+mod variables;
 
-use std::{fmt, future::Future, path::PathBuf, sync::Arc};
+use std::{fmt, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::channel::oneshot;
 use url::Url;
@@ -22,6 +27,7 @@ pub use self::builder::RunnerBuilder;
 use self::{
     driver::Driver,
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
+    life::Calls,
     process::{Process, erase},
     settings::Settings,
     shared::{Access, Shared},
@@ -30,7 +36,7 @@ use crate::{
     adapter::Adapter,
     error::RunError,
     handler::{CancellableJobHandler, Context, Job, UploadableFile},
-    machine::{RunnerMachine, StopMode},
+    machine::{MachineConfig, RunnerMachine, StopMode},
 };
 
 /// A GitLab runner.
@@ -236,26 +242,41 @@ impl Runner {
             Access::Stopped => return Ok(None),
             Access::None => {}
         }
-        let (adapter, config, build_dir) = self.settings.prepare(context).await?;
+        let prepared = self.settings.prepare(context, &self.shared).await?;
+        let (adapter, config, build_dir) = prepared;
+        let shared = Arc::clone(&self.shared);
+        Ok(self.start(&shared, context, adapter, config, build_dir))
+    }
+
+    /// Starts a driver; `None` if it is to stop already.
+    fn start(
+        &mut self,
+        shared: &Arc<Shared>,
+        context: &Context,
+        adapter: Arc<dyn Adapter>,
+        config: MachineConfig,
+        build_dir: PathBuf,
+    ) -> Option<Arc<Inbox>> {
         self.count += 1;
         let seed = self.settings.seed.wrapping_add(self.count);
-        let wall_origin = config.wall_origin;
-        let machine = RunnerMachine::new(config, seed);
         let inbox = Arc::new(Inbox::default());
-        if !self.shared.driver_starts(&inbox) {
-            return Ok(None);
+        let options = task::Options::new(&adapter, &inbox, build_dir, &config, &self.settings);
+        let machine = RunnerMachine::new(config, seed);
+        if !shared.driver_starts(&inbox) {
+            return None;
         }
+        let calls = Calls::new(&adapter, shared, &inbox, &self.settings.store_token);
         let driver = Driver::new(
             Arc::clone(&adapter),
-            Arc::clone(&self.shared),
+            Arc::clone(shared),
             Arc::clone(&inbox),
             machine,
-            build_dir,
-            wall_origin,
-            &self.settings,
+            self.settings.jobs.clone(),
+            options,
+            calls,
         );
         adapter.spawn(Box::pin(driver.drive(context.clone())));
-        Ok(Some(inbox))
+        Some(inbox)
     }
 }
 
@@ -311,6 +332,12 @@ impl RunnerHandle {
     /// [`Runner::run`] returns. Final: the runner cannot be used again.
     pub fn drain(&self) {
         self.shared.stop(StopMode::Drain);
+    }
+
+    /// As [`drain`](Self::drain), but those that still run after `limit` are cancelled, as by
+    /// [`abort`](Self::abort). Of several limits the earliest counts.
+    pub fn drain_within(&self, limit: Duration) {
+        self.shared.stop(StopMode::DrainWithin(limit));
     }
 
     /// Asks for no more jobs and cancels those that run: they are reported to GitLab as

@@ -7,7 +7,10 @@ pub(super) use self::traced::{jobs_lost, report, trouble_with_job, trouble_with_
 
 #[cfg(feature = "tracing")]
 mod traced {
-    use crate::{ids::JobId, machine::Notice};
+    use crate::{
+        ids::JobId,
+        machine::{Notice, TokenNotice},
+    };
 
     /// For filters: where in the crate an event is made is nobody's business.
     const TARGET: &str = "gitlab_runner";
@@ -15,7 +18,13 @@ mod traced {
     /// One event for each change of state; `job` is its number, where it is about one.
     pub(in crate::runner) fn report(notice: &Notice) {
         match notice {
-            Notice::Verified { .. } => tracing::info!(target: TARGET, "{notice}"),
+            Notice::Verified { .. } | Notice::Token(TokenNotice::Rotated { .. }) => {
+                tracing::info!(target: TARGET, "{notice}");
+            }
+            Notice::Token(news) if news.is_severe() => {
+                tracing::error!(target: TARGET, "{notice}");
+            }
+            Notice::Token(_) => tracing::warn!(target: TARGET, "{notice}"),
             Notice::JobStarted { job, .. } | Notice::JobCanceling(job) => {
                 tracing::info!(target: TARGET, job = job.0, "{notice}");
             }
@@ -27,6 +36,7 @@ mod traced {
             | Notice::JobDropped { job, .. }
             | Notice::JobAborted { job, .. }
             | Notice::JobTimedOut { job, .. }
+            | Notice::StepTimedOut { job, .. }
             | Notice::JobTrouble { job, .. }
             | Notice::TraceRejected { job, .. } => {
                 tracing::warn!(target: TARGET, job = job.0, "{notice}");

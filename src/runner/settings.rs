@@ -9,7 +9,7 @@ use std::{
 
 use url::Url;
 
-use super::system_id;
+use super::{life::StoreToken, shared::Shared, system_id};
 use crate::{
     adapter::{Adapter, unblock},
     error::{RunError, RunErrorKind},
@@ -34,26 +34,27 @@ pub(super) struct Settings {
     pub(super) info: Info,
     pub(super) user_agent: Option<String>,
     pub(super) verify: bool,
+    pub(super) store_token: Option<StoreToken>,
+    pub(super) token_obtained_at: Option<WallTime>,
     pub(super) commit: bool,
     pub(super) jobs: JobRunList,
     /// In bytes.
     pub(super) trace_limit: u64,
+    pub(super) timestamps: bool,
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) keep_raw_payload: bool,
     pub(super) seed: u64,
     pub(super) tune: Vec<Tune>,
 }
 
 impl Settings {
-    /// Looks at everything that can be wrong.
+    /// Looks at everything that can be wrong. What a driver before has left in `shared` counts.
     pub(super) async fn prepare(
         &self,
         context: &Context,
+        shared: &Shared,
     ) -> Result<(Arc<dyn Adapter>, MachineConfig, PathBuf), RunError> {
-        let server = server_url(&self.server)?;
-        check_token(&self.token)?;
-        let adapter = match &self.adapter {
-            Some(adapter) => Arc::clone(adapter),
-            None => default_adapter()?,
-        };
+        let (adapter, _) = self.config(String::new())?;
         let (dir, system_id) = (self.build_dir.clone(), self.system_id.clone());
         let context = context.clone();
         let prepared = unblock(&*adapter, move || {
@@ -66,11 +67,35 @@ impl Settings {
         let (dir, system_id) = prepared
             .await
             .unwrap_or_else(|| Err(RunError::driver_gone()))?;
+        let (adapter, mut config) = self.config(system_id)?;
+        if let Some(new) = shared.new_token() {
+            config.token = new.token;
+            config.token_obtained_at = Some(new.obtained_at);
+        }
+        for tune in &self.tune {
+            tune(&mut config);
+        }
+        Ok((adapter, config, dir))
+    }
 
+    /// What needs no directory, without the user's tuning.
+    pub(super) fn config(
+        &self,
+        system_id: String,
+    ) -> Result<(Arc<dyn Adapter>, MachineConfig), RunError> {
+        let server = server_url(&self.server)?;
+        check_token(&self.token)?;
+        let adapter = match &self.adapter {
+            Some(adapter) => Arc::clone(adapter),
+            None => default_adapter()?,
+        };
         let mut config = MachineConfig::new(server, self.token.clone(), system_id);
         config.info = self.info.clone();
         config.verify = self.verify;
+        config.rotate = self.store_token.is_some();
+        config.token_obtained_at = self.token_obtained_at;
         config.commit = self.commit;
+        config.keep_raw_payload = self.keep_raw_payload;
         // GitLab waits for the commit of a runner that claims it.
         config.info.features.two_phase_job_commit &= self.commit;
         if let Some(prefix) = &self.user_agent {
@@ -80,10 +105,7 @@ impl Settings {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         config.wall_origin = WallTime(since_1970.saturating_sub(adapter.now().since_origin()));
-        for tune in &self.tune {
-            tune(&mut config);
-        }
-        Ok((adapter, config, dir))
+        Ok((adapter, config))
     }
 }
 

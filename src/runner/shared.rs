@@ -10,7 +10,7 @@ use super::{
     notice,
 };
 use crate::{
-    machine::{Input, StopMode},
+    machine::{Input, NewToken, StopMode},
     sync::lock,
 };
 
@@ -19,6 +19,8 @@ pub(super) struct Shared {
     /// Jobs whose end GitLab does not know of.
     running: AtomicUsize,
     control: Mutex<Control>,
+    /// What GitLab gave in the place of the token that the runner was made with.
+    token: Arc<Mutex<Option<NewToken>>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +44,22 @@ pub(super) enum Access {
 }
 
 impl Shared {
+    /// For another driver of the same runner.
+    pub(super) fn aside(&self) -> Self {
+        Self {
+            token: Arc::clone(&self.token),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn new_token(&self) -> Option<NewToken> {
+        lock(&self.token).clone()
+    }
+
+    pub(super) fn set_token(&self, token: NewToken) {
+        *lock(&self.token) = Some(token);
+    }
+
     pub(super) fn access(&self) -> Access {
         let control = lock(&self.control);
         match &control.inbox {

@@ -14,17 +14,17 @@ use super::notice;
 const FILE: &str = ".runner_system_id";
 const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
-/// The id of this machine, or one that is kept in `dir`. Reads and writes files.
+/// The id that is kept in `dir`; else that of this machine, or a random one, which is kept from now
+/// on. Reads and writes files.
 pub(super) fn find(dir: &Path) -> String {
-    let machine_id = MACHINE_IDS.iter().find_map(|path| {
-        let id = fs::read_to_string(path).ok()?;
-        let id = id.trim();
-        (!id.is_empty()).then(|| id.to_owned())
-    });
-    match machine_id.and_then(|id| of_machine(&id)) {
-        Some(id) => id,
-        None => kept_in(dir),
-    }
+    kept_in(dir, || {
+        let machine_id = MACHINE_IDS.iter().find_map(|path| {
+            let id = fs::read_to_string(path).ok()?;
+            let id = id.trim();
+            (!id.is_empty()).then(|| id.to_owned())
+        });
+        machine_id.and_then(|id| of_machine(&id))
+    })
 }
 
 /// `s_` and 12 hex digits: the machine's id itself is not for others to know.
@@ -40,19 +40,25 @@ fn of_machine(machine_id: &str) -> Option<String> {
     Some(format!("s_{hex}"))
 }
 
-/// `r_` and 12 random characters, the same ones as long as the directory is kept.
-fn kept_in(dir: &Path) -> String {
+/// The same one as long as the directory is kept, whatever becomes of the machine.
+fn kept_in(dir: &Path, of_machine: impl FnOnce() -> Option<String>) -> String {
     let path = dir.join(FILE);
     if let Ok(id) = fs::read_to_string(&path)
         && is_valid(id.trim())
     {
         return id.trim().to_owned();
     }
-    let id = random();
+    let of_machine = of_machine();
+    let is_lasting = of_machine.is_some();
+    let id = of_machine.unwrap_or_else(random);
     if let Err(error) = write(&path, &id) {
+        let then = if is_lasting {
+            "it is taken from this machine again at the next start"
+        } else {
+            "the next start will have another one, which GitLab takes for another runner manager"
+        };
         notice::trouble_with_runner(&format!(
-            "the system id {id} could not be kept in {}: {error}; the next start will have another \
-             one, which GitLab takes for another runner manager",
+            "the system id {id} could not be kept in {}: {error}; {then}",
             path.display()
         ));
     }
@@ -67,6 +73,7 @@ fn write(path: &Path, id: &str) -> io::Result<()> {
     options.open(path)?.write_all(id.as_bytes())
 }
 
+/// `r_` and 12 random characters.
 fn random() -> String {
     const CHARACTERS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut bytes = [0; 12];
@@ -102,9 +109,15 @@ mod tests {
     #[test]
     fn a_random_id_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let id = kept_in(dir.path());
+        let id = kept_in(dir.path(), || None);
         assert!(id.starts_with("r_") && is_valid(&id), "{id}");
-        assert_eq!(kept_in(dir.path()), id);
+        assert_eq!(kept_in(dir.path(), || None), id);
+        // Also when the machine gets an id later, and with a line end that an editor has left.
+        assert_eq!(kept_in(dir.path(), || of_machine("x")), id);
+        let path = dir.path().join(FILE);
+        assert_eq!(fs::read_to_string(&path).unwrap(), id);
+        fs::write(&path, format!(" {id}\n")).unwrap();
+        assert_eq!(kept_in(dir.path(), || None), id);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -115,14 +128,25 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600);
         }
         fs::write(dir.path().join(FILE), "not an id").unwrap();
-        let other = kept_in(dir.path());
+        let other = kept_in(dir.path(), || None);
         assert!(is_valid(&other) && other != id, "{other}");
     }
 
     #[test]
     fn an_id_that_cannot_be_kept_is_one_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(is_valid(&kept_in(&dir.path().join("not there"))));
+        let dir = dir.path().join("not there");
+        assert!(is_valid(&kept_in(&dir, || None)));
+        let of_machine = || of_machine("x");
+        assert_eq!(kept_in(&dir, of_machine), kept_in(&dir, of_machine));
+    }
+
+    #[test]
+    fn the_id_of_a_machine_is_kept_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = kept_in(dir.path(), || of_machine("one"));
+        assert_eq!(id, of_machine("one").unwrap());
+        assert_eq!(kept_in(dir.path(), || of_machine("another")), id);
     }
 
     #[test]

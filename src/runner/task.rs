@@ -4,11 +4,9 @@
 
 use std::{
     any::Any,
-    fs,
     future::Future,
-    io,
     panic::{self, AssertUnwindSafe},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -27,18 +25,23 @@ use super::{
     blocking::Blocking,
     collect::Collector,
     inbox::{Inbox, Message},
-    notice,
+    job_dir, notice,
     process::{Handler, Make, Process},
+    settings::Settings,
+    slots::{Slot, Slots},
+    variables::runner_variables,
 };
 use crate::{
     WallTime,
     adapter::Adapter,
     artifact,
-    handler::{Colour, Context, Fetch, Job, JobLog, JobState, Phase, Scope},
+    handler::{
+        Colour, Context, Fetch, Job, JobLog, JobState, JobVariables, Phase, RunnerVariables, Scope,
+    },
     ids::{ArtifactId, DownloadId, JobId},
-    machine::{Collected, JobInput, StepResult},
-    protocol::{Failure, FailureReason, JobPayload},
-    spool::{SpoolFile, lost},
+    machine::{Collected, JobInput, MachineConfig, StepResult},
+    protocol::{Failure, FailureReason, JobPayload, ScriptStatus},
+    spool::SpoolFile,
     sync::lock,
     trace::{Masker, TraceSpool},
 };
@@ -58,6 +61,37 @@ pub(super) struct Options {
     pub(super) downloads: Arc<AtomicU64>,
     /// In bytes.
     pub(super) trace_limit: u64,
+    /// Whether each line of a log begins with one.
+    pub(super) timestamps: bool,
+    /// Whether a log tells of the artifacts that are uploaded.
+    pub(super) artifact_log: bool,
+    pub(super) variables: Arc<RunnerVariables>,
+    pub(super) slots: Arc<Slots>,
+}
+
+impl Options {
+    pub(super) fn new(
+        adapter: &Arc<dyn Adapter>,
+        inbox: &Arc<Inbox>,
+        build_dir: PathBuf,
+        config: &MachineConfig,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            adapter: Arc::clone(adapter),
+            quick: Blocking::new(Arc::clone(adapter), 1),
+            slow: Blocking::new(Arc::clone(adapter), 4),
+            inbox: Arc::clone(inbox),
+            build_dir,
+            wall_origin: config.wall_origin,
+            downloads: Arc::default(),
+            trace_limit: settings.trace_limit,
+            timestamps: settings.timestamps,
+            artifact_log: config.artifact_log,
+            variables: Arc::new(runner_variables(config, &settings.variables)),
+            slots: Arc::default(),
+        }
+    }
 }
 
 /// What the driver wants of a task.
@@ -66,6 +100,7 @@ pub(super) enum Order {
         phase: Phase,
         name: Arc<str>,
         script: Arc<[String]>,
+        status: ScriptStatus,
         graceful: CancellationToken,
         forced: CancellationToken,
     },
@@ -104,6 +139,8 @@ pub(super) struct Task {
     slow: Arc<Blocking>,
     dir: PathBuf,
     trace_limit: u64,
+    timestamps: bool,
+    artifact_log: bool,
     payload: Arc<JobPayload>,
     make: Make,
     context: Context,
@@ -112,6 +149,9 @@ pub(super) struct Task {
     fetch: Fetch,
     spool_dir: PathBuf,
     wall: WallTime,
+    variables: Arc<RunnerVariables>,
+    /// Kept until the job is over.
+    slot: Slot,
     duty: Duty,
 }
 
@@ -144,6 +184,10 @@ impl Task {
             slow: Arc::clone(&options.slow),
             dir: options.build_dir.join(payload.id.to_string()),
             trace_limit: options.trace_limit,
+            timestamps: options.timestamps,
+            artifact_log: options.artifact_log,
+            variables: Arc::clone(&options.variables),
+            slot: options.slots.take(payload.job_info.project_id),
             make: process.make,
             context: process.context,
             forced,
@@ -164,8 +208,10 @@ impl Task {
             adapter,
             quick,
             slow,
-            mut dir,
+            dir,
             trace_limit,
+            timestamps,
+            artifact_log,
             payload,
             make,
             context,
@@ -174,19 +220,24 @@ impl Task {
             fetch,
             spool_dir,
             wall,
+            variables,
+            slot,
             mut duty,
         } = self;
         let log = Arc::clone(&duty.log);
         let scope = Scope::new(duty.job, Arc::clone(&log), &context);
-        log.open(spool(&payload, trace_limit));
         let state = Arc::new(JobState::default());
 
-        let made = match make_dir(&quick, dir.clone()).await {
-            Ok(made) => {
-                dir = made;
+        // Before the log, since masked variables may refer to it.
+        let made = job_dir::make(&quick, dir.clone()).await;
+        let dir = made.as_ref().unwrap_or(&dir).clone();
+        let variables = JobVariables::new(payload, variables, slot.concurrent, dir);
+        let variables = Arc::new(variables);
+        log.open(spool(&variables, trace_limit, timestamps));
+        let made = match made {
+            Ok(_) => {
                 let job = Job::new(
-                    Arc::clone(&payload),
-                    dir.clone(),
+                    Arc::clone(&variables),
                     Arc::clone(&state),
                     scope.clone(),
                     Arc::clone(&log),
@@ -208,7 +259,7 @@ impl Task {
         let mut handler = match made {
             Ok(handler) => handler,
             Err(failure) => {
-                remove_dir(&quick, &slow, &dir, &duty).await;
+                remove_dir(&quick, &slow, &variables, &duty).await;
                 let trace = log.finish();
                 return duty.answer(JobInput::Declined { failure, trace });
             }
@@ -221,10 +272,12 @@ impl Task {
                     phase,
                     name,
                     script,
+                    status,
                     graceful,
                     forced,
                 } => {
                     state.begin_step(name);
+                    variables.set_status(status);
                     let step = async { handler.step(&script, phase, &graceful).await };
                     let ended = supervise(&scope, &forced, step).await;
                     let result = step_result(&log, &state, ended);
@@ -237,11 +290,11 @@ impl Task {
                     let collector = Collector {
                         adapter: Arc::clone(&adapter),
                         log: Arc::clone(&log),
-                        payload: Arc::clone(&payload),
+                        variables: Arc::clone(&variables),
                         index: artifact.index,
-                        dir: dir.clone(),
                         spool_dir: spool_dir.clone(),
                         now: system_time(wall + adapter.now()),
+                        tells: artifact_log,
                     };
                     let collect = async { handler.collect(collector).await };
                     let ended = supervise(&scope, &forced, collect).await;
@@ -265,7 +318,7 @@ impl Task {
                         }
                     }
                     drop_handler(&scope, &log, handler);
-                    remove_dir(&quick, &slow, &dir, &duty).await;
+                    remove_dir(&quick, &slow, &variables, &duty).await;
                     let trace = log.finish();
                     return duty.answer(JobInput::CleanedUp { trace });
                 }
@@ -402,54 +455,28 @@ fn drop_handler(scope: &Scope, log: &JobLog, handler: Box<dyn Handler>) {
     }
 }
 
-fn spool(payload: &JobPayload, limit: u64) -> TraceSpool {
-    let prefixes = &payload.features.token_mask_prefixes;
-    let masker = Masker::new(payload.mask_values(), prefixes);
-    TraceSpool::new(masker, limit)
-}
-
-/// So many jobs of one number may have a directory: several GitLabs may share a build directory, and
-/// a killed runner leaves some behind.
-const SAME_NUMBER: u32 = 1000;
-
-/// Makes a directory for this job alone: `wanted`, or the same with a number behind it.
-async fn make_dir(quick: &Arc<Blocking>, wanted: PathBuf) -> io::Result<PathBuf> {
-    let make = move || {
-        if let Some(parent) = wanted.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let mut dir = wanted.clone();
-        for number in 1..=SAME_NUMBER {
-            match fs::create_dir(&dir) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    let mut name = wanted.clone().into_os_string();
-                    name.push(format!("-{number}"));
-                    dir = name.into();
-                }
-                made => return made.map(|()| dir),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    };
-    quick.run(make).await.unwrap_or_else(|| Err(lost()))
-}
-
-async fn remove_dir(quick: &Arc<Blocking>, slow: &Arc<Blocking>, dir: &Path, duty: &Duty) {
-    let path = dir.to_owned();
-    let mut removed = quick.run(move || fs::remove_dir(path)).await;
-    if matches!(removed, Some(Err(_))) {
-        // Most likely it is not empty.
-        let path = dir.to_owned();
-        removed = slow.run(move || fs::remove_dir_all(path)).await;
+fn spool(variables: &JobVariables, limit: u64, timestamps: bool) -> TraceSpool {
+    let prefixes = &variables.payload().features.token_mask_prefixes;
+    let masker = Masker::new(variables.mask_values(), prefixes);
+    let spool = TraceSpool::new(masker, limit);
+    if timestamps {
+        spool.with_timestamps()
+    } else {
+        spool
     }
-    match removed {
-        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-            let kind = error.kind();
-            let text = format!("the job's build directory could not be removed: {kind}");
-            duty.log.coloured(Colour::Warning, &text);
-            notice::trouble_with_job(duty.job, &format!("{text} ({error})"));
-        }
-        _ => {}
+}
+
+async fn remove_dir(
+    quick: &Arc<Blocking>,
+    slow: &Arc<Blocking>,
+    variables: &Arc<JobVariables>,
+    duty: &Duty,
+) {
+    if let Err(error) = job_dir::remove(quick, slow, variables).await {
+        let kind = error.kind();
+        let text = format!("the job's build directory could not be removed: {kind}");
+        duty.log.coloured(Colour::Warning, &text);
+        notice::trouble_with_job(duty.job, &format!("{text} ({error})"));
     }
 }
 

@@ -58,7 +58,7 @@ const SECRET_PARAMETERS: &[&[u8]] = &[
     b"x-amz-security-token",
 ];
 
-const MASK: &[u8] = b"[MASKED]";
+pub(super) const MASK: &[u8] = b"[MASKED]";
 
 /// The longest name, and the `?` or `&` before it.
 const LOOK_BACK: usize = 21;
@@ -145,9 +145,16 @@ impl Masker {
 
     /// Takes the next bytes of the stream and passes on what is decided, in order, in as many calls
     /// of `out` as it takes. If each write is made of whole characters, so is each call.
-    pub fn write(&mut self, mut input: &[u8], mut out: impl FnMut(&[u8])) {
+    pub fn write(&mut self, input: &[u8], mut out: impl FnMut(&[u8])) {
+        self.write_at(input, |_, bytes| out(bytes.unwrap_or(MASK)));
+    }
+
+    /// As [`write`](Self::write), but also says where in the input each piece begins; none is a
+    /// `[MASKED]`.
+    pub(super) fn write_at(&mut self, mut input: &[u8], mut out: impl FnMut(u64, Option<&[u8]>)) {
         let Some(finder) = &mut self.finder else {
-            out(input);
+            out(self.stream.end, Some(input));
+            self.stream.end += input.len() as u64;
             return;
         };
         while !input.is_empty() {
@@ -161,8 +168,20 @@ impl Masker {
 
     /// Ends the stream: all that is held back is passed on. A later write begins a new stream.
     pub fn finish(&mut self, mut out: impl FnMut(&[u8])) {
+        self.finish_at(|_, bytes| out(bytes.unwrap_or(MASK)));
+    }
+
+    pub(super) fn finish_at(&mut self, mut out: impl FnMut(u64, Option<&[u8]>)) {
+        if self.finder.is_none() {
+            return;
+        }
         self.stream.flush(&[], self.stream.end, &mut out);
         self.stream = Stream::default();
+    }
+
+    /// How much of the input was seen.
+    pub(super) fn position(&self) -> u64 {
+        self.stream.end
     }
 
     /// To be called in the first state only.
@@ -285,12 +304,12 @@ impl Stream {
     }
 
     /// Ends the piece: passes on what is decided, and holds the rest.
-    fn settle(&mut self, piece: &[u8], depth: usize, out: &mut impl FnMut(&[u8])) {
+    fn settle(&mut self, piece: &[u8], depth: usize, out: &mut impl FnMut(u64, Option<&[u8]>)) {
         self.end += piece.len() as u64;
         self.remember(piece);
         if depth == 0 && self.waiting.is_empty() && self.done + piece.len() as u64 == self.end {
-            self.done = self.end;
-            out(piece);
+            let at = std::mem::replace(&mut self.done, self.end);
+            out(at, Some(piece));
         } else {
             self.flush(piece, self.end - depth as u64, out);
         }
@@ -387,7 +406,7 @@ impl Stream {
     }
 
     /// Passes on all before `settled`, where `piece` is the end of the input, and holds the rest.
-    fn flush(&mut self, piece: &[u8], settled: u64, out: &mut impl FnMut(&[u8])) {
+    fn flush(&mut self, piece: &[u8], settled: u64, out: &mut impl FnMut(u64, Option<&[u8]>)) {
         let input = Input {
             held: &self.held,
             piece,
@@ -396,7 +415,7 @@ impl Stream {
         let ready = self.waiting.partition_point(|span| span.start <= settled);
         for span in self.waiting.drain(..ready) {
             input.pass(self.done..span.start, out);
-            out(MASK);
+            out(span.start, None);
             self.done = span.end;
             self.printed = Some(span);
         }
@@ -427,15 +446,19 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    fn pass(&self, range: Range<u64>, out: &mut impl FnMut(&[u8])) {
+    fn pass(&self, range: Range<u64>, out: &mut impl FnMut(u64, Option<&[u8]>)) {
         let start = self.end - (self.held.len() + self.piece.len()) as u64;
         let (from, to) = (to_usize(range.start - start), to_usize(range.end - start));
         let split = self.held.len();
         if from < split.min(to) {
-            out(&self.held[from..split.min(to)]);
+            out(range.start, Some(&self.held[from..split.min(to)]));
         }
         if to > split.max(from) {
-            out(&self.piece[from.max(split) - split..to - split]);
+            let from = from.max(split);
+            out(
+                start + from as u64,
+                Some(&self.piece[from - split..to - split]),
+            );
         }
     }
 }

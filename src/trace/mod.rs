@@ -8,8 +8,9 @@
 //!
 //! 1. UTF-8 repair: each bad byte becomes U+FFFD; a character cut by the end of a write waits.
 //! 2. The [`Masker`]: secrets become `[MASKED]`; what may yet become one waits.
-//! 3. The output limit, counted on what is left by then, with a notice where the log was cut.
-//! 4. CRC-32, and storage in chunks.
+//! 3. Timestamps in front of the lines, if wanted.
+//! 4. The output limit, counted on what is left by then, with a notice where the log was cut.
+//! 5. CRC-32, and storage in chunks.
 //!
 //! Invariants: marks never shrink; a mark covers only bytes that will never change, so no request
 //! can carry a part of a secret; every range of a mark can be read as long as the spool lives, or until
@@ -20,6 +21,7 @@ mod automaton;
 mod chunks;
 mod mask;
 mod prefilter;
+mod stamp;
 mod utf8;
 
 use std::{fmt, ops::Range};
@@ -29,8 +31,10 @@ use serde::{Deserialize, Serialize};
 
 pub use automaton::DEFAULT_TOKEN_PREFIXES;
 pub use mask::Masker;
+pub use stamp::TraceStream;
 
-use self::{chunks::Chunks, utf8::Repair};
+use self::{chunks::Chunks, stamp::Stamps, utf8::Repair};
+use crate::time::WallTime;
 
 /// The output limit in bytes unless another one was chosen: 99 MiB.
 ///
@@ -59,6 +63,7 @@ pub struct TraceMark {
 pub struct TraceSpool {
     repair: Repair,
     masker: Masker,
+    stamps: Option<Stamps>,
     store: Limited,
     finished: bool,
     dropped: u64,
@@ -73,10 +78,27 @@ impl TraceSpool {
         Self {
             repair: Repair::default(),
             masker,
+            stamps: None,
             store: Limited::new(limit),
             finished: false,
             dropped: 0,
         }
+    }
+
+    /// The same, with a time in front of each line, as GitLab's own runner writes it and GitLab's
+    /// log viewer hides it (`FF_TIMESTAMPS`): `2024-07-16T10:00:00.123456Z 01O hello`.
+    ///
+    /// A line without an end then waits for it, for as long as it holds no carriage return and is no
+    /// longer than 8 KiB.
+    #[must_use]
+    pub fn with_timestamps(mut self) -> Self {
+        self.stamps = Some(Stamps::default());
+        self
+    }
+
+    /// Whether there is a time in front of each line.
+    pub fn has_timestamps(&self) -> bool {
+        self.stamps.is_some()
     }
 
     /// Appends what the job printed: any bytes, cut anywhere.
@@ -84,6 +106,12 @@ impl TraceSpool {
     /// After [`finish`](Self::finish) they are dropped, and counted by
     /// [`dropped_bytes`](Self::dropped_bytes).
     pub fn write(&mut self, bytes: &[u8]) {
+        self.write_from(TraceStream::Stdout, bytes, WallTime::default());
+    }
+
+    /// As [`write`](Self::write), for what came from this stream at this time; both count if there
+    /// are [timestamps](Self::with_timestamps).
+    pub fn write_from(&mut self, stream: TraceStream, bytes: &[u8], now: WallTime) {
         if self.finished {
             self.dropped = self.dropped.saturating_add(bytes.len() as u64);
             return;
@@ -94,10 +122,21 @@ impl TraceSpool {
         let Self {
             repair,
             masker,
+            stamps,
             store,
             ..
         } = self;
-        repair.write(bytes, |valid| masker.write(valid, |out| store.push(out)));
+        let Some(stamps) = stamps else {
+            repair.write(bytes, |valid| masker.write(valid, |out| store.push(out)));
+            return;
+        };
+        stamps.begin(stream, masker.position());
+        repair.write(bytes, |valid| {
+            masker.write_at(valid, |at, out| {
+                stamps.push(at, out, now, |line| store.push(line));
+            });
+        });
+        stamps.end(stream, |line| store.push(line));
     }
 
     /// What can be sent so far. Bytes that wait for the rest of a character, or that may yet become
@@ -114,11 +153,23 @@ impl TraceSpool {
             let Self {
                 repair,
                 masker,
+                stamps,
                 store,
                 ..
             } = self;
-            repair.finish(|valid| masker.write(valid, |out| store.push(out)));
-            masker.finish(|out| store.push(out));
+            if let Some(stamps) = stamps {
+                // What waits has the time of the line that it belongs to, or of the last one.
+                repair.finish(|valid| {
+                    masker.write_at(valid, |at, out| {
+                        stamps.push_late(at, out, |it| store.push(it))
+                    });
+                });
+                masker.finish_at(|at, out| stamps.push_late(at, out, |it| store.push(it)));
+                stamps.finish(|line| store.push(line));
+            } else {
+                repair.finish(|valid| masker.write(valid, |out| store.push(out)));
+                masker.finish(|out| store.push(out));
+            }
         }
         self.mark()
     }

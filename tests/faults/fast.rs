@@ -8,9 +8,9 @@ use futures::future::BoxFuture;
 use gitlab_runner::{
     Time,
     adapter::{Adapter, Body, TransportError},
-    mock::{Answer, HoldId, Server},
+    mock::{Answer, BodyLimit, HoldId, Server},
 };
-use http::{Request, Response};
+use http::{Request, Response, request};
 
 /// How much faster.
 const FACTOR: u32 = 40;
@@ -71,5 +71,9 @@ impl<S: Server> Server for FastServer<S> {
 
     fn drop_hold(&mut self, hold: HoldId) {
         self.0.drop_hold(hold);
+    }
+
+    fn body_limit(&self, head: &request::Parts) -> Option<BodyLimit> {
+        self.0.body_limit(head)
     }
 }

@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use gitlab_runner::{
     Runner, Time,
-    adapter::TokioHyper,
+    adapter::{Adapter, TokioHyper},
     mock::{Fault, FaultPlan, Faulty, MockGitlab, http::Loopback},
 };
+use url::Url;
 
 use crate::{
     campaign::{TOKEN, check, enqueue, print},
@@ -77,4 +79,44 @@ async fn storms_of_half_a_minute() {
         .with(Fault::CutAfter, 20)
         .sparing_jobs();
     run(200, 20, plan).await;
+}
+
+/// Five runners share one adapter, and have 500 live jobs together.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_runners_on_one_adapter() {
+    let mut gitlab = MockGitlab::new(2);
+    gitlab.add_runner(TOKEN);
+    let queued = enqueue(&mut gitlab, 500);
+    let gitlab = Loopback::start(FastServer(gitlab)).unwrap();
+    let adapter: Arc<dyn Adapter> = Arc::new(Fast(TokioHyper::new().unwrap()));
+    let url: Url = gitlab.url().parse().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut runners: Vec<Runner> = (0..5)
+        .map(|number| {
+            let dir = dir.path().join(number.to_string());
+            let adapter = Arc::clone(&adapter);
+            Runner::with_adapter(url.clone(), TOKEN.to_owned(), dir, adapter)
+        })
+        .collect();
+    let handles: Vec<_> = runners.iter().map(Runner::handle).collect();
+    let finished = async {
+        let waiting = tokio::task::spawn_blocking(move || {
+            let idle = gitlab.wait_until(LIMIT, |it| it.0.is_idle().then_some(()));
+            (gitlab, idle)
+        });
+        let outcome = waiting.await.unwrap();
+        handles.iter().for_each(|handle| handle.drain());
+        outcome
+    };
+    let runs = join_all(runners.iter_mut().map(|runner| runner.run(print, 100)));
+    let (results, (gitlab, idle)) =
+        tokio::time::timeout(LIMIT, async { tokio::join!(runs, finished) })
+            .await
+            .expect("a runner hangs");
+    assert!(idle.is_some() && results.iter().all(Result::is_ok));
+    gitlab.with(|gitlab, _| {
+        for job in queued {
+            check(job, gitlab.0.report(job.id).unwrap());
+        }
+    });
 }

@@ -10,9 +10,9 @@ use gitlab_runner::{
     ArtifactId, DownloadId, Failure, JobId, RequestId, Secret, Time,
     machine::{
         Collected, Input, JobInput, JobOutput, MachineConfig, Output, PollOutcome, ReplyBody,
-        RequestBody, RunnerMachine, StepResult, StopMode, StopReason,
+        RequestBody, RunnerCall, RunnerMachine, StepResult, StopMode, StopReason,
     },
-    protocol::ServerUrl,
+    protocol::{Registration, ServerUrl},
     trace::TraceMark,
     transport::{TransportError, TransportErrorKind},
 };
@@ -42,7 +42,12 @@ enum Event {
     Capacity(u8),
     PollOnce,
     WithdrawPoll,
+    /// The operator wants something.
+    Call(u8),
+    /// A new token is stored, or not.
+    Stored(bool),
     Drain,
+    DrainWithin(u16),
     Abort,
 }
 
@@ -87,7 +92,7 @@ impl Arbitrary for Answer {
 impl Arbitrary for Event {
     fn arbitrary(g: &mut Gen) -> Self {
         let which = u8::arbitrary(g);
-        match u8::arbitrary(g) % 36 {
+        match u8::arbitrary(g) % 39 {
             0..=1 => Self::Pass(u16::arbitrary(g)),
             2..=8 => Self::Deadline,
             9..=17 => Self::Answer(which, Answer::arbitrary(g)),
@@ -111,7 +116,10 @@ impl Arbitrary for Event {
             31..=32 => Self::Download(which, u8::arbitrary(g) % 3),
             33 => Self::DropDownload(which),
             34 => Self::Spooled(which),
-            _ if which < 10 => Self::Drain,
+            35 => Self::Call(which),
+            36..=37 => Self::Stored(bool::arbitrary(g)),
+            _ if which < 6 => Self::Drain,
+            _ if which < 12 => Self::DrainWithin(u16::arbitrary(g) % 1000),
             _ if which < 20 => Self::Abort,
             _ => Self::Deadline,
         }
@@ -147,6 +155,10 @@ struct Job {
 enum What {
     /// State and log of a job, or the runner.
     Talk,
+    /// Something about the runner but for jobs.
+    Account,
+    /// Its token.
+    Reset,
     Upload,
     Download(DownloadId),
 }
@@ -164,6 +176,10 @@ struct Model {
     polls: u64,
     polled: u64,
     withdrawn: u64,
+    calls: u64,
+    called: u64,
+    /// A new token waits to be stored, until this at the most.
+    storing: Option<Time>,
     stopping: bool,
     stopped: u32,
     transcript: String,
@@ -172,7 +188,8 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let server = ServerUrl::parse("https://h").unwrap();
-        let config = MachineConfig::new(server, Secret::from("glrt-x"), "s_1");
+        let mut config = MachineConfig::new(server, Secret::from("glrt-x"), "s_1");
+        config.rotate = true;
         Self {
             machine: RunnerMachine::new(config, 5),
             now: Time::ZERO,
@@ -184,6 +201,9 @@ impl Model {
             polls: 0,
             polled: 0,
             withdrawn: 0,
+            calls: 0,
+            called: 0,
+            storing: None,
             stopping: false,
             stopped: 0,
             transcript: String::new(),
@@ -192,6 +212,8 @@ impl Model {
 
     fn input(&mut self, input: Input) {
         let timeout = matches!(input, Input::Timeout);
+        // Whatever the input is: the machine waits no longer.
+        self.storing.take_if(|until| *until <= self.now);
         self.machine.handle_input(self.now, input);
         let deadline = self.machine.poll_timeout();
         if timeout {
@@ -205,15 +227,11 @@ impl Model {
             self.output(output);
         }
         assert_eq!(self.announced, None, "told of a start that did not come");
-        let polling = self
-            .in_flight
-            .values()
-            .filter(|(job, _)| job.is_none())
-            .count();
-        assert!(
-            polling <= 1,
-            "invariant 2: {polling} requests of the runner"
-        );
+        for what in [What::Talk, What::Account, What::Reset] {
+            let all = self.in_flight.values();
+            let same = all.filter(|it| **it == (None, what)).count();
+            assert!(same <= 1, "invariant 2: {same} requests: {what:?}");
+        }
         assert_eq!(
             self.machine.stats().requests_in_flight,
             self.in_flight.len()
@@ -239,6 +257,11 @@ impl Model {
                     self.announced = Some(job);
                 }
             }
+            Output::Called(_) => self.called += 1,
+            Output::PersistToken(_) => {
+                assert_eq!(self.storing, None);
+                self.storing = Some(self.now + Duration::from_secs(60));
+            }
             // A runner whose token was refused can be started again.
             Output::Stopped(StopReason::TokenRefused(_)) => {}
             Output::Stopped(_) => self.stopped += 1,
@@ -261,8 +284,17 @@ impl Model {
                 job = Some(*of.expect("a download that nobody waits for").0);
                 What::Download(download)
             }
+            _ if path.ends_with("reset_authentication_token") => What::Reset,
+            _ if path.starts_with("/api/v4/runners") => What::Account,
             _ => What::Talk,
         };
+        if job.is_none() {
+            let mut all = self.in_flight.values();
+            assert!(
+                self.storing.is_none() && !all.any(|it| it.1 == What::Reset),
+                "invariant 11: {path}"
+            );
+        }
         if let Some(id) = job {
             let mut others = self.in_flight.values();
             assert!(
@@ -441,7 +473,31 @@ impl Model {
                 self.withdrawn += u64::from(self.machine.stats().polls_waiting > 0);
                 self.input(Input::WithdrawPoll);
             }
+            Event::Call(which) => {
+                self.calls += 1;
+                let registration = Registration::new("GR1348941x");
+                self.input(Input::Call(match which % 5 {
+                    0 => RunnerCall::Verify,
+                    1 => RunnerCall::Register(Box::new(registration)),
+                    2 => RunnerCall::Unregister,
+                    3 => RunnerCall::UnregisterManager,
+                    _ => RunnerCall::ResetToken,
+                }));
+            }
+            Event::Stored(well) => {
+                let before = self.machine.stats();
+                // Late, if the machine has given up waiting.
+                self.storing = None;
+                let result = well.then_some(()).ok_or("no space".to_owned());
+                self.input(Input::TokenPersisted(result));
+                let after = self.machine.stats();
+                assert!(after.ignored_inputs <= before.ignored_inputs + 1);
+            }
             Event::Drain => self.stop(StopMode::Drain),
+            Event::DrainWithin(seconds) => {
+                let limit = Duration::from_secs((*seconds).into());
+                self.stop(StopMode::DrainWithin(limit));
+            }
             Event::Abort => self.stop(StopMode::Abort),
         }
     }
@@ -495,6 +551,11 @@ impl Model {
                 ],
             })
             .to_string(),
+            (None, 200) if what == What::Account => {
+                let day = answer.job + 1;
+                json!({ "id": 1, "token_expires_at": format!("1970-01-{day:02}T00:00:00Z") })
+                    .to_string()
+            }
             _ => String::new(),
         };
         let mut response = Response::new(Bytes::from(body));
@@ -609,6 +670,9 @@ impl Model {
                     self.handle(job, Handled::Well);
                 }
             }
+            if self.storing.is_some() {
+                self.apply(&Event::Stored(true));
+            }
             while let Some((request, of)) = self.request(0) {
                 if let (job, what @ What::Download(_)) = of {
                     self.taken(request, job, what);
@@ -635,6 +699,7 @@ impl Model {
             self.polls,
             "each poll has one answer"
         );
+        assert_eq!(self.called, self.calls, "each call has one answer");
     }
 }
 

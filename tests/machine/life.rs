@@ -42,6 +42,7 @@ fn script_then_after_script() {
         phase,
         name,
         script,
+        ..
     } = world.job_output()
     else {
         panic!("no step");

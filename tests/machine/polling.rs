@@ -434,3 +434,48 @@ fn jobs_that_cannot_be_read_do_not_come_at_wire_speed() {
     }
     assert!((15..=25).contains(&jobs), "{jobs}");
 }
+
+#[test]
+fn a_limit_on_the_address_slows_everything_that_shares_it() {
+    for (answer, shared) in [
+        (
+            reply(429).header("Retry-After", "50").body("Retry later"),
+            true,
+        ),
+        (
+            reply(429)
+                .header("Retry-After", "50")
+                .header("RateLimit-Name", "throttle_unauthenticated_api"),
+            true,
+        ),
+        (
+            reply(429)
+                .header("Retry-After", "50")
+                .json(&json!({ "message": { "error": "This endpoint has been requested too many times." } })),
+            false,
+        ),
+    ] {
+        // A job's patch is refused while another place is free.
+        let mut world = World::with(|config| config.commit = false);
+        world.input(Input::SetCapacity(2));
+        let poll = world.request();
+        world.reply(&poll, reply(201).json(&payload()));
+        let poll = world.request();
+        world.reply(&poll, reply(204));
+        world.job_output();
+        world.job_input(JobInput::Accepted);
+        assert_eq!(world.step(), "script");
+        world.log_to(10);
+        let from = world.now;
+        let patch = loop {
+            let sent = world.next_any();
+            if sent.method == "PATCH" {
+                break sent;
+            }
+            world.reply(&sent, reply(204));
+        };
+        world.reply(&patch, answer);
+        let next = world.next_any();
+        assert_eq!(next.at.since(from) >= 50 * SECOND, shared, "{next:?}");
+    }
+}

@@ -197,3 +197,40 @@ fn a_request_that_is_refused_as_too_large_is_not_repeated_after_a_stop() {
         assert!(world.stopped.is_some());
     }
 }
+
+#[test]
+fn a_drain_with_a_limit_becomes_an_abort() {
+    let mut world = World::running(&payload());
+    world.input(Input::Stop(StopMode::DrainWithin(100 * SECOND)));
+    // A later limit does not count, nor does a drain without one.
+    world.input(Input::Stop(StopMode::DrainWithin(200 * SECOND)));
+    world.input(Input::Stop(StopMode::Drain));
+    let from = world.now;
+    let told = world.until_job_output(&reply(200));
+    assert!(matches!(told, JobOutput::Note(_)));
+    assert_eq!(world.now.since(from), 100 * SECOND);
+    assert!(matches!(
+        world.job_output(),
+        JobOutput::Cancel(CancelMode::Forced)
+    ));
+    world.finish_step(StepResult::Cancelled, 0);
+    world.clean_up(0);
+    let update = world.next_update();
+    assert_eq!(update.json()["failure_reason"], "runner_interrupted");
+    world.reply(&update, reply(200));
+    assert!(matches!(world.stopped, Some(StopReason::Aborted)));
+    assert_eq!(world.machine.poll_timeout(), None);
+}
+
+#[test]
+fn a_drain_that_ends_in_time_is_a_drain() {
+    let mut world = World::running(&payload());
+    world.input(Input::Stop(StopMode::DrainWithin(100 * SECOND)));
+    world.finish_step(StepResult::Ok, 0);
+    world.clean_up(0);
+    let update = world.next_update();
+    assert_eq!(update.state(), "success");
+    world.reply(&update, reply(200));
+    assert!(matches!(world.stopped, Some(StopReason::Drained)));
+    assert_eq!(world.machine.poll_timeout(), None);
+}

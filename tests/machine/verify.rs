@@ -103,13 +103,13 @@ fn any_other_answer_is_noted_and_jobs_are_asked_for_all_the_same() {
 #[test]
 fn anybody_may_ask_for_it_at_any_time() {
     let mut world = World::new();
-    for status in [200, 403, 500] {
+    for status in [200, 403, 400] {
         world.input(Input::Call(RunnerCall::Verify));
         let verify = world.request();
         world.reply(&verify, reply(status));
         let outcome = world.called.pop_front().unwrap();
         assert_eq!(
-            matches!(outcome, CallOutcome::Verified),
+            matches!(outcome, CallOutcome::Verified(_)),
             status == 200,
             "{outcome:?}"
         );
@@ -123,4 +123,19 @@ fn anybody_may_ask_for_it_at_any_time() {
         world.called.pop_front(),
         Some(CallOutcome::VerifyFailed(_))
     ));
+}
+
+#[test]
+fn what_gitlab_knows_of_the_runner_is_told() {
+    let mut world = World::new();
+    world.input(Input::Call(RunnerCall::Verify));
+    let verify = world.request();
+    let body = json!({ "id": 9, "token": TOKEN, "token_expires_at": "1970-01-03T00:00:00Z" });
+    world.reply(&verify, reply(200).json(&body));
+    let Some(CallOutcome::Verified(details)) = world.called.pop_front() else {
+        panic!("not verified");
+    };
+    assert_eq!(details.id, Some(9));
+    assert_eq!(details.token_expires_at.unwrap().0.as_secs(), 172_800);
+    assert!(world.notice("expires in 47 hours and is not rotated"));
 }

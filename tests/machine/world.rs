@@ -140,6 +140,8 @@ pub(crate) struct World {
     pub(crate) notices: Vec<Notice>,
     pub(crate) polled: VecDeque<PollOutcome>,
     pub(crate) called: VecDeque<gitlab_runner::machine::CallOutcome>,
+    /// New tokens that wait to be stored.
+    pub(crate) tokens: VecDeque<gitlab_runner::machine::NewToken>,
     pub(crate) stopped: Option<StopReason>,
     pub(crate) forgotten: Vec<RequestId>,
 }
@@ -163,6 +165,7 @@ impl World {
             notices: Vec::new(),
             polled: VecDeque::new(),
             called: VecDeque::new(),
+            tokens: VecDeque::new(),
             stopped: None,
             forgotten: Vec::new(),
         }
@@ -237,6 +240,7 @@ impl World {
                 Output::Notice(notice) => self.notices.push(notice),
                 Output::Polled(outcome) => self.polled.push_back(outcome),
                 Output::Called(outcome) => self.called.push_back(outcome),
+                Output::PersistToken(token) => self.tokens.push_back(token),
                 Output::Stopped(reason) => self.stopped = Some(reason),
                 Output::Forget(request) => {
                     self.sent.retain(|sent| sent.id != request);
@@ -252,6 +256,11 @@ impl World {
         let sent = self.sent.pop_front().expect("no request was sent");
         self.no_request();
         sent
+    }
+
+    /// A request that was sent and not looked at, if there is one.
+    pub(crate) fn pending(&mut self) -> Option<Sent> {
+        self.sent.pop_front()
     }
 
     pub(crate) fn no_request(&self) {

@@ -362,3 +362,30 @@ fn only_some_calls_are_contact() {
     world.json(Method::POST, RESET, &body);
     assert_eq!(world.gitlab.managers(world.runner).count(), 1);
 }
+
+/// A token is known until it ends; a reset gives a new one with a life of its own, and every answer
+/// that tells of it has the clock that it is meant by.
+#[test]
+fn tokens_end_where_they_have_a_life() {
+    let mut world = World::new();
+    world.gitlab.settings_mut().runner_token_life = Some(Duration::from_secs(3600));
+    let end = world.now + Duration::from_secs(90);
+    world.gitlab.set_token_expiry(world.runner, Some(end));
+    let reply = world.verify(&json!({ "token": TOKEN }));
+    assert_eq!(reply.body()["token_expires_at"], "2025-01-01T00:18:10.000Z");
+    assert_eq!(reply.header("Date"), Some("Wed, 01 Jan 2025 00:16:40 GMT"));
+    world.wait(60);
+    let reply = world.json(Method::POST, RESET, &json!({ "token": TOKEN }));
+    assert_eq!(reply.status(), 201);
+    assert_eq!(reply.body()["token_expires_at"], "2025-01-01T01:17:40.000Z");
+    let token = reply.body()["token"].clone();
+    world
+        .verify(&json!({ "token": TOKEN }))
+        .assert_forbidden(None, None);
+    world.wait(3599);
+    assert_eq!(world.verify(&json!({ "token": token })).status(), 200);
+    world.wait(1);
+    world
+        .verify(&json!({ "token": token }))
+        .assert_forbidden(None, None);
+}

@@ -147,6 +147,39 @@ fn an_archive_is_packed_and_uploaded() {
 }
 
 #[test]
+fn the_log_tells_of_artifacts_if_it_is_to() {
+    let world = World::new(16);
+    let spec = JobSpec::script(["make"])
+        .artifact(ArtifactSpec::archive(["out/", "nothing"]).exclude(["**/*.o"]))
+        .artifact(ArtifactSpec::report("junit", ["*.xml"]));
+    let files = [
+        memory("out/a", "a"),
+        memory("out/b.o", "b"),
+        memory("j.xml", "<j/>"),
+    ];
+    let job = world.enqueue(spec);
+    let mut runner = world.build(world.builder().artifact_log(true));
+    world.sim.block_on(async {
+        let maker = maker(&files);
+        assert!(runner.request_job(|_| async { Ok(maker) }).await.unwrap());
+        runner.drain().await;
+    });
+    assert_eq!(
+        world.log(job),
+        "reading out/a\n\
+         Uploading artifacts...\n\
+         out/: found 1 matching artifact files and directories\n\
+         \u{1b}[0;33mWARNING: nothing: no matching files. Ensure that the artifact path is relative to the working directory\u{1b}[0;m\n\
+         **/*.o: excluded 1 files\n\
+         Uploading artifacts as \"archive\" to coordinator... 201 Created\n\
+         reading j.xml\n\
+         Uploading artifacts...\n\
+         *.xml: found 1 matching artifact files and directories\n\
+         Uploading artifacts as \"junit\" to coordinator... 201 Created\n"
+    );
+}
+
+#[test]
 fn reports_are_gzip_or_raw() {
     let world = World::new(2);
     let spec = JobSpec::script(["make"])
@@ -175,7 +208,7 @@ fn what_does_not_match_is_said_and_is_no_failure() {
     assert_eq!(report.status, JobStatus::Success);
     assert!(report.artifact("archive").is_none());
     let log = report.log_text();
-    assert!(log.contains("nothing/here: found 0 matching"), "{log}");
+    assert!(log.contains("nothing/here: no matching files"), "{log}");
 }
 
 #[test]

@@ -11,13 +11,16 @@ mod control;
 mod endings;
 #[cfg(feature = "tracing")]
 mod events;
+mod life;
 mod logs;
 mod mishaps;
 mod outcomes;
 mod requests;
 mod scale;
 mod secrets;
+mod sections;
 mod simulator;
 mod start;
 mod user_code;
+mod variables;
 mod world;

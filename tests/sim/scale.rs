@@ -56,6 +56,55 @@ fn a_hundred_jobs_at_once() {
     assert!(world.is_empty());
 }
 
+/// All of them at once, and GitLab hears of each.
+#[test]
+fn ten_thousand_live_jobs() {
+    const JOBS: usize = 10_000;
+    let world = World::slow(81, Duration::from_millis(1));
+    world
+        .gitlab
+        .with(|gitlab, _| gitlab.settings_mut().job_request_limit = 0);
+    let jobs: Vec<_> = (0..JOBS)
+        .map(|_| world.enqueue(JobSpec::script(["true"])))
+        .collect();
+    let live = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&live);
+    let process = move |job: Job| {
+        let counter = Arc::clone(&counter);
+        std::future::ready(Ok(Steps::new(job, move |job, _| {
+            let counter = Arc::clone(&counter);
+            async move {
+                outputln!("job {} begins", job.id());
+                counter.fetch_add(1, Ordering::Relaxed);
+                job.sleep(Duration::from_secs(60)).await;
+                outputln!("job {} ends", job.id());
+                Ok(())
+            }
+        })))
+    };
+    let mut runner = world.runner();
+    let handle = runner.handle();
+    world.sim.block_on(async {
+        let all_live = async {
+            world.until(|| live.load(Ordering::Relaxed) == JOBS).await;
+            assert_eq!(handle.running(), JOBS);
+            handle.drain();
+            std::future::pending().await
+        };
+        let ended = run_until(runner.run(process, JOBS), all_live).await;
+        ended.expect("drained").unwrap();
+    });
+    for job in jobs {
+        let report = world.report(job);
+        assert_eq!(report.status, JobStatus::Success);
+        assert_eq!(
+            report.log_text(),
+            format!("job {job} begins\njob {job} ends\n")
+        );
+    }
+    assert!(world.is_empty());
+}
+
 /// What a bad network and a bad proxy do, at places that differ from seed to seed.
 #[test]
 fn faults_cost_time_but_no_job_and_no_byte() {

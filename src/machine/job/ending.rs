@@ -32,7 +32,9 @@ impl JobMachine {
         match &mut self.state {
             State::Committing => {}
             State::Starting { force_at: at } => *at = force_at,
-            State::Stepping { step, force_at: at } if step.phase == Phase::Script => {
+            State::Stepping {
+                step, force_at: at, ..
+            } if step.phase == Phase::Script => {
                 *at = force_at;
                 core.job(self.id, JobOutput::Cancel(CancelMode::Graceful));
             }
@@ -51,7 +53,7 @@ impl JobMachine {
         };
         let text = format!("execution took longer than {} seconds", limit.as_secs());
         let (note, mode) = match &mut self.state {
-            State::Stepping { step, force_at } => {
+            State::Stepping { step, force_at, .. } => {
                 let grace = core.now + core.config.timeout_grace;
                 *force_at = Some(force_at.map_or(grace, |earlier| earlier.min(grace)));
                 if step.phase == Phase::Script {
@@ -99,6 +101,47 @@ impl JobMachine {
         }
     }
 
+    /// The time of the step that runs is over, not that of the job: after_script follows a script.
+    pub(super) fn time_out_step(&mut self, core: &mut Core) {
+        let (
+            State::Stepping {
+                step,
+                until,
+                force_at,
+            },
+            Work::Run { plan, .. },
+        ) = (&mut self.state, &self.work)
+        else {
+            return;
+        };
+        *until = None;
+        let grace = core.now + core.config.timeout_grace;
+        *force_at = Some(force_at.map_or(grace, |earlier| earlier.min(grace)));
+        let limit = plan.phase_limit(step.phase).unwrap_or_default();
+        let (what, key) = match step.phase {
+            Phase::Script => ("the script", "RUNNER_SCRIPT_TIMEOUT"),
+            Phase::AfterScript => ("after_script", "RUNNER_AFTER_SCRIPT_TIMEOUT"),
+        };
+        let text = format!(
+            "{what} took longer than {} seconds ({key})",
+            limit.as_secs()
+        );
+        let note = if plan.counts(step) {
+            self.failure
+                .get_or_insert(Failure::new(FailureReason::JobExecutionTimeout));
+            error_line(&format!("Job failed: {text}"))
+        } else {
+            warning_line(&text)
+        };
+        core.notice(Notice::StepTimedOut {
+            job: self.id,
+            step: step.name.to_string(),
+            limit,
+        });
+        core.job(self.id, JobOutput::Note(note));
+        core.job(self.id, JobOutput::Cancel(CancelMode::Graceful));
+    }
+
     /// The runner stops: cancel what runs, and report it.
     pub(in crate::machine) fn interrupt(&mut self, core: &mut Core) {
         if self.ending >= Some(Ending::Interrupted) {
@@ -110,7 +153,7 @@ impl JobMachine {
                 *force_at = None;
                 true
             }
-            State::Stepping { step, force_at } => {
+            State::Stepping { step, force_at, .. } => {
                 *force_at = None;
                 step.phase == Phase::Script
             }

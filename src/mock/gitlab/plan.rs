@@ -12,8 +12,14 @@ use crate::{JobId, mock::Answer};
 pub enum Endpoint {
     /// Every request, known route or not.
     Any,
+    /// `POST runners`.
+    Register,
     /// `POST runners/verify`.
     Verify,
+    /// `DELETE runners` and `DELETE runners/managers`.
+    Unregister,
+    /// `POST runners/reset_authentication_token`.
+    ResetToken,
     /// `POST jobs/request`.
     JobRequest,
     /// Every `PUT jobs/:id`.

@@ -1,20 +1,25 @@
 //! How runners come, go and change their token: `runners`, `runners/managers`,
 //! `runners/reset_authentication_token` and `runners/router/discovery`.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     MockGitlab, RunnerNumber,
     params::Params,
     reply::{self, Refused, Reply},
 };
+use crate::Time;
 
 /// The longest note about a runner, in characters.
 const MAX_NOTE: usize = 1024;
 /// The shortest limit that a runner may put on the time of its jobs, in seconds.
 const MIN_MAXIMUM_TIMEOUT: i64 = 600;
+/// The end of the year 9999, after which there is no HTTP date.
+const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
 /// The values of `access_level`.
 const ACCESS_LEVELS: &[&str] = &["not_protected", "ref_protected"];
 
@@ -67,10 +72,7 @@ impl MockGitlab {
             runner.maximum_timeout =
                 maximum_timeout.and_then(|seconds| u64::try_from(seconds).ok());
         }
-        Ok(reply::json(
-            StatusCode::CREATED,
-            &runner_details(number, &token),
-        ))
+        Ok(self.runner_details(StatusCode::CREATED, number))
     }
 
     /// `DELETE runners`: the token is unknown from now on, to all that share it.
@@ -122,11 +124,13 @@ impl MockGitlab {
             ""
         };
         let token = format!("{prefix}t3_{}", self.random.word(20));
+        let expires = self.token_expiry();
         if let Some(runner) = self.runners.get_mut(&number) {
             runner.token = token.as_str().into();
+            runner.token_expires = expires;
         }
-        let body = json!({ "token": token, "token_expires_at": null });
-        Ok(reply::json(StatusCode::CREATED, &body))
+        let body = json!({ "token": token, "token_expires_at": self.date(expires) });
+        Ok(self.dated(reply::json(StatusCode::CREATED, &body)))
     }
 
     /// `GET runners/router/discovery`: the one route that wants the token in a header.
@@ -159,9 +163,66 @@ impl MockGitlab {
         self.runner_with(token)
             .ok_or_else(|| reply::message(StatusCode::FORBIDDEN).into())
     }
+
+    /// What registration and `verify` tell of a runner.
+    pub(super) fn runner_details(&self, status: StatusCode, number: RunnerNumber) -> Reply {
+        let runner = self.runners.get(&number);
+        let body = json!({
+            "id": number.0,
+            "token": runner.map_or("", |runner| runner.token.expose()),
+            "token_expires_at": self.date(runner.and_then(|runner| runner.token_expires)),
+        });
+        self.dated(reply::json(status, &body))
+    }
+
+    /// When a token ends that is given now.
+    pub(super) fn token_expiry(&self) -> Option<Time> {
+        Some(self.now + self.settings.runner_token_life?)
+    }
+
+    fn date(&self, at: Option<Time>) -> Option<String> {
+        let seconds = (self.settings.wall_origin + at?).0.as_secs();
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        let (year, month, day) = civil(days);
+        let [hour, minute, second] = [second / 3600, second / 60 % 60, second % 60];
+        Some(format!(
+            "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.000Z"
+        ))
+    }
+
+    fn dated(&self, reply: Reply) -> Reply {
+        let wall = (self.settings.wall_origin + self.now).0.min(LAST_DATE);
+        reply::with(reply, "Date", &httpdate::fmt_http_date(UNIX_EPOCH + wall))
+    }
 }
 
-/// What registration and `verify` tell of a runner.
-pub(super) fn runner_details(number: RunnerNumber, token: &str) -> Value {
-    json!({ "id": number.0, "token": token, "token_expires_at": null })
+/// Year, month and day, so many days after 1970-01-01.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // Counted from 0000-03-01, in eras of 400 years.
+    let days = days.saturating_add(719_468);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_have_dates() {
+        for (days, date) in [
+            (0, (1970, 1, 1)),
+            (19_782, (2024, 2, 29)),
+            (20_089, (2025, 1, 1)),
+            (47_540, (2100, 2, 28)),
+            (47_541, (2100, 3, 1)),
+        ] {
+            assert_eq!(civil(days), date);
+        }
+    }
 }

@@ -68,6 +68,9 @@ impl Route {
     pub(super) fn is(&self, endpoint: Endpoint, state: Option<&str>) -> bool {
         match endpoint {
             Endpoint::Any => true,
+            Endpoint::Register => matches!(self, Self::Register),
+            Endpoint::Unregister => matches!(self, Self::Unregister | Self::UnregisterManager),
+            Endpoint::ResetToken => matches!(self, Self::ResetToken),
             Endpoint::Verify => matches!(self, Self::Verify),
             Endpoint::JobRequest => matches!(self, Self::Poll),
             Endpoint::Update => matches!(self, Self::Update(_)),

@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use super::{
     MockGitlab,
     params::Params,
-    registration::runner_details,
     reply::{self, Refused, Reply},
     settings::VerifyMode,
 };
@@ -47,6 +46,7 @@ impl fmt::Display for RunnerNumber {
 
 pub(super) struct Runner {
     pub(super) token: Secret,
+    pub(super) token_expires: Option<Time>,
     pub(super) paused: bool,
     pub(super) description: Option<String>,
     /// The longest time of its jobs in seconds, if it limits them.
@@ -105,6 +105,7 @@ impl MockGitlab {
         );
         let runner = Runner {
             token: token.into(),
+            token_expires: self.token_expiry(),
             paused: false,
             description: None,
             maximum_timeout: None,
@@ -118,6 +119,13 @@ impl MockGitlab {
     /// Deletes a runner: its token is unknown from now on.
     pub fn remove_runner(&mut self, runner: RunnerNumber) {
         self.runners.remove(&runner);
+    }
+
+    /// Sets when the token of a runner ends, or that it does not.
+    pub fn set_token_expiry(&mut self, runner: RunnerNumber, at: Option<Time>) {
+        if let Some(runner) = self.runners.get_mut(&runner) {
+            runner.token_expires = at;
+        }
     }
 
     /// Pauses a runner, or lets it go on. A paused runner gets no jobs.
@@ -173,7 +181,10 @@ impl MockGitlab {
     pub(super) fn runner_with(&self, token: &str) -> Option<RunnerNumber> {
         self.runners
             .iter()
-            .find(|(_, runner)| !token.is_empty() && runner.token.expose() == token)
+            .find(|(_, runner)| {
+                let is_good = runner.token_expires.is_none_or(|end| end > self.now);
+                !token.is_empty() && runner.token.expose() == token && is_good
+            })
             .map(|(number, _)| *number)
     }
 
@@ -192,7 +203,7 @@ impl MockGitlab {
         if self.settings.verify == VerifyMode::PlainText {
             return Ok(reply::text(StatusCode::OK, "200"));
         }
-        Ok(reply::json(StatusCode::OK, &runner_details(number, &token)))
+        Ok(self.runner_details(StatusCode::OK, number))
     }
 
     /// The runner and the `system_id` of its manager, which has now been heard of.

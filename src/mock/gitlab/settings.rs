@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{Secret, mock::artifact::TYPES};
+use crate::{Secret, WallTime, mock::artifact::TYPES};
 
 /// How the simulated server is set up. The default is a current GitLab as shipped.
 ///
@@ -24,6 +24,12 @@ pub struct Settings {
     pub registration_token: Option<Secret>,
     /// Whether registration tokens may be used at all; if not, they are answered with 410.
     pub registration_allowed: bool,
+    /// How long an authentication token is good from when it is given; then it is unknown. `None`,
+    /// as by default, is for ever.
+    pub runner_token_life: Option<Duration>,
+    /// The wall clock at the origin of the mock's time. What tells of the expiry of a token carries
+    /// it in `Date`.
+    pub wall_origin: WallTime,
     /// Where the Job Router is, for `GET runners/router/discovery`; 501 without one.
     pub job_router_url: Option<String>,
     /// A heavy database migration runs: every route answers 429 with `Retry-After: 60`.
@@ -120,6 +126,9 @@ impl Default for Settings {
             verify: VerifyMode::Json,
             registration_token: None,
             registration_allowed: true,
+            runner_token_life: None,
+            // 2025-01-01
+            wall_origin: WallTime(Duration::from_secs(1_735_689_600)),
             job_router_url: None,
             migration_backoff: false,
             job_request_limit: 2000,

@@ -1,6 +1,12 @@
 //! References to variables in texts: `$NAME`, `${NAME}` and `%NAME%`.
+#![cfg_attr(
+    not(feature = "runner"),
+    allow(dead_code, reason = "environments are made for handlers")
+)]
 
-use super::JobPayload;
+use std::{borrow::Cow, collections::BTreeMap};
+
+use super::{JobPayload, JobVariable};
 
 /// Variables that refer to each other are followed this far.
 const MAX_DEPTH: usize = 64;
@@ -9,6 +15,8 @@ const MAX_LEN: usize = 1 << 20;
 /// So many references are followed in all: empty variables that double each other would go on for
 /// ever.
 const MAX_STEPS: u32 = 100_000;
+/// All values together that hold references do not grow beyond this.
+const MAX_TOTAL: usize = 16 << 20;
 
 impl JobPayload {
     /// `text` with all references to variables replaced by their values.
@@ -26,34 +34,133 @@ impl JobPayload {
     ///
     /// The result is cut at 1 MiB, and beyond 100,000 references those that are left stand for nothing.
     pub fn expand(&self, text: &str, file_path: impl Fn(&str) -> String) -> String {
-        let mut expansion = Expansion {
-            payload: self,
-            file_path: &file_path,
-            open: Vec::new(),
-            steps: 0,
-            out: String::new(),
-        };
-        expansion.text(text);
-        expansion.out
+        if !has_references(text) {
+            return cut(text, MAX_LEN).to_owned();
+        }
+        Expander::new(self.meanings(file_path)).text(text).0
+    }
+
+    /// What references to the variables stand for, in GitLab's order.
+    pub(crate) fn meanings<'a, P: Fn(&str) -> String>(
+        &'a self,
+        file_path: P,
+    ) -> impl Iterator<Item = (&'a str, Meaning<'a>)> + use<'a, P> {
+        self.variables.iter().map(move |variable| {
+            let meaning = match variable {
+                JobVariable { file: true, .. } => Meaning::File {
+                    path: file_path(&variable.key),
+                    variable,
+                },
+                JobVariable { raw: true, .. } => Meaning::Literal(Cow::Borrowed(&variable.value)),
+                _ => Meaning::Text(&variable.value),
+            };
+            (variable.key.as_str(), meaning)
+        })
     }
 }
 
-struct Expansion<'a> {
-    payload: &'a JobPayload,
-    file_path: &'a dyn Fn(&str) -> String,
+/// Whether expansion may change a text.
+pub(crate) fn has_references(text: &str) -> bool {
+    text.contains(['$', '%'])
+}
+
+/// What a reference to a variable stands for.
+#[derive(Clone)]
+pub(crate) enum Meaning<'a> {
+    /// This text, as it is.
+    Literal(Cow<'a, str>),
+    /// This text, with its own references followed.
+    Text(&'a str),
+    /// The path of the file that the value of the variable is in.
+    File {
+        path: String,
+        variable: &'a JobVariable,
+    },
+}
+
+/// Variables by name, and how much may still be expanded.
+pub(crate) struct Expander<'a> {
+    meanings: BTreeMap<&'a str, Meaning<'a>>,
+    steps: u32,
+    room: usize,
+}
+
+impl<'a> Expander<'a> {
+    /// Of several variables with a name, the last one counts.
+    pub(crate) fn new(variables: impl IntoIterator<Item = (&'a str, Meaning<'a>)>) -> Self {
+        Self {
+            meanings: variables.into_iter().collect(),
+            steps: MAX_STEPS,
+            room: MAX_TOTAL,
+        }
+    }
+
+    /// The variables that count, by name.
+    pub(crate) fn variables(&self) -> Vec<(&'a str, Meaning<'a>)> {
+        let variables = self.meanings.iter();
+        variables
+            .map(|(name, meaning)| (*name, meaning.clone()))
+            .collect()
+    }
+
+    /// `text` expanded, and whether that is all of it.
+    pub(crate) fn text(&mut self, text: &str) -> (String, bool) {
+        self.expand(None, text)
+    }
+
+    /// The value `text` of the variable `name`, which is empty in itself, expanded, and whether that
+    /// is all of it.
+    pub(crate) fn value(&mut self, name: &'a str, text: &str) -> (String, bool) {
+        self.expand(Some(name), text)
+    }
+
+    fn expand(&mut self, within: Option<&'a str>, text: &str) -> (String, bool) {
+        if !has_references(text) {
+            return (text.to_owned(), true);
+        }
+        let mut expansion = Expansion {
+            meanings: &self.meanings,
+            open: Vec::from_iter(within),
+            steps: self.steps,
+            room: self.room.min(MAX_LEN),
+            full: false,
+            lost: false,
+            out: String::new(),
+        };
+        expansion.text(text);
+        self.steps = expansion.steps;
+        self.room -= expansion.out.len();
+        (expansion.out, !expansion.full && !expansion.lost)
+    }
+}
+
+struct Expansion<'a, 'm> {
+    meanings: &'m BTreeMap<&'a str, Meaning<'a>>,
     /// The variables that are being expanded, each inside of the one before.
     open: Vec<&'a str>,
+    /// References that may still be followed.
     steps: u32,
+    /// How long the result may be.
+    room: usize,
+    /// Whether there was more than that.
+    full: bool,
+    /// Whether a reference was not followed.
+    lost: bool,
     out: String,
 }
 
-impl<'a> Expansion<'a> {
+impl Expansion<'_, '_> {
     fn text(&mut self, mut text: &str) {
+        // Looked for no more once there is none: this may be a megabyte of opening ones.
+        let mut has_brace = true;
         while let Some(at) = text.find(['$', '%']) {
             self.push(&text[..at]);
+            if self.full {
+                return;
+            }
             let (sign, rest) = text[at..].split_at(1);
             let used = if sign == "$" {
-                self.dollar(rest)
+                self.dollar(rest, &mut has_brace)
             } else {
                 self.percent(rest)
             };
@@ -69,10 +176,13 @@ impl<'a> Expansion<'a> {
     }
 
     /// What follows a `$`: how much of it was used, if it was a reference.
-    fn dollar(&mut self, rest: &str) -> Option<usize> {
-        if let Some(inner) = rest.strip_prefix('{') {
-            let end = inner.find('}')?;
-            self.variable(&inner[..end]);
+    fn dollar(&mut self, rest: &str, has_brace: &mut bool) -> Option<usize> {
+        if let Some(inner) = rest.strip_prefix('{').filter(|_| *has_brace) {
+            let Some(end) = inner.find('}') else {
+                *has_brace = false;
+                return None;
+            };
+            self.reference(&inner[..end]);
             return Some(end + 2);
         }
         let first = rest.chars().next()?;
@@ -81,11 +191,12 @@ impl<'a> Expansion<'a> {
             return Some(1);
         }
         if "*#@!?-".contains(first) || first.is_ascii_digit() {
+            self.step();
             return Some(1);
         }
         let len = name_len(rest);
         (len > 0).then(|| {
-            self.variable(&rest[..len]);
+            self.reference(&rest[..len]);
             len
         })
     }
@@ -93,41 +204,57 @@ impl<'a> Expansion<'a> {
     fn percent(&mut self, rest: &str) -> Option<usize> {
         let len = name_len(rest);
         let name = &rest[..len];
-        (len > 0 && rest[len..].starts_with('%') && self.payload.variable(name).is_some()).then(
-            || {
-                self.variable(name);
-                len + 1
-            },
-        )
+        (len > 0 && rest[len..].starts_with('%') && self.meanings.contains_key(name)).then(|| {
+            self.reference(name);
+            len + 1
+        })
     }
 
-    fn variable(&mut self, name: &str) {
-        self.steps += 1;
-        if self.steps > MAX_STEPS {
+    /// Whether another reference may be followed.
+    fn step(&mut self) -> bool {
+        let left = self.steps.checked_sub(1);
+        self.lost |= left.is_none();
+        self.steps = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    fn reference(&mut self, name: &str) {
+        if !self.step() {
             return;
         }
-        let Some(variable) = self.payload.variable(name) else {
+        let meanings = self.meanings;
+        let Some((&name, meaning)) = meanings.get_key_value(name) else {
             return;
         };
-        if variable.file {
-            let path = (self.file_path)(&variable.key);
-            self.push(&path);
-        } else if variable.raw {
-            self.push(&variable.value);
-        } else if self.open.len() < MAX_DEPTH && !self.open.contains(&variable.key.as_str()) {
-            self.open.push(&variable.key);
-            self.text(&variable.value);
-            self.open.pop();
+        match meaning {
+            Meaning::Literal(text) => self.push(text),
+            Meaning::File { path, .. } => self.push(path),
+            Meaning::Text(_) if self.open.contains(&name) => {}
+            Meaning::Text(_) if self.open.len() >= MAX_DEPTH => self.lost = true,
+            Meaning::Text(text) => {
+                self.open.push(name);
+                self.text(text);
+                self.open.pop();
+            }
         }
     }
 
     fn push(&mut self, text: &str) {
-        let mut end = text.len().min(MAX_LEN - self.out.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
+        if !self.full {
+            let pushed = cut(text, self.room - self.out.len());
+            self.full = pushed.len() < text.len();
+            self.out.push_str(pushed);
         }
-        self.out.push_str(&text[..end]);
     }
+}
+
+/// At most `len` bytes of `text`, and no half characters.
+fn cut(text: &str, len: usize) -> &str {
+    let mut end = text.len().min(len);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 fn name_len(text: &str) -> usize {
@@ -203,6 +330,47 @@ mod tests {
             assert_eq!(expand(&payload, "$v40").len(), wanted);
             assert_eq!(expand(&payload, "$v99"), "");
         }
+    }
+
+    #[test]
+    fn nothing_takes_long() {
+        // Each of these would be read billions of times.
+        let (braces, specials) = ("${".repeat(500_000), "$1".repeat(500_000));
+        let plain = "x".repeat(1 << 20);
+        let payload = payload(json!([
+            { "key": "braces", "value": braces },
+            { "key": "specials", "value": specials },
+            { "key": "plain", "value": plain },
+        ]));
+        assert_eq!(expand(&payload, "$braces"), braces);
+        assert_eq!(expand(&payload, &"$specials".repeat(100_000)), "");
+        assert_eq!(expand(&payload, &"$plain".repeat(100_000)), plain);
+    }
+
+    #[test]
+    fn what_is_not_whole_is_told() {
+        let long = "x".repeat(MAX_LEN);
+        let variables = || {
+            [
+                ("long", Meaning::Text(&long)),
+                ("me", Meaning::Text("a$me")),
+                ("a", Meaning::Text("$long")),
+            ]
+        };
+        let mut expander = Expander::new(variables());
+        assert_eq!(expander.value("me", "a$me"), ("a".to_owned(), true));
+        assert_eq!(expander.text("$long"), (long.clone(), true));
+        assert_eq!(expander.text("$a!"), (long.clone(), false));
+        // All texts together.
+        for _ in 0..13 {
+            assert!(expander.text("$a").1);
+        }
+        let (last, whole) = expander.text("$a");
+        assert!(!whole && last.len() < long.len(), "{}", last.len());
+        // A reference too many.
+        let mut expander = Expander::new(variables());
+        assert!(expander.text(&"$none".repeat(MAX_STEPS as usize)).1);
+        assert!(!expander.text("$none").1);
     }
 
     quickcheck! {

@@ -1,0 +1,600 @@
+//! The variables of a job as its processes see them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use gitlab_runner::{
+    Failure, FailureReason, JobResult, Phase,
+    job::{EnvError, Environment, Job, SkipReason},
+    mock::{JobReport, JobSpec, JobStatus},
+    outputln,
+    protocol::RunnerFeatures,
+};
+use serde_json::json;
+
+use crate::world::{Steps, World};
+
+const SCRIPT: [&str; 1] = ["true"];
+
+/// Runs one job, and gives the environment of each of its steps.
+fn environments(world: &World, spec: JobSpec) -> (Vec<Environment>, JobReport) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&seen);
+    let report = world.run_job(spec, move |job, _| {
+        let keep = Arc::clone(&keep);
+        async move {
+            let env = job.env().await.map_err(|error| outputln!("{error}"))?;
+            keep.lock().unwrap().push(env);
+            Ok(())
+        }
+    });
+    (Arc::into_inner(seen).unwrap().into_inner().unwrap(), report)
+}
+
+fn environment(world: &World, spec: JobSpec) -> Environment {
+    let (mut environments, _) = environments(world, spec);
+    assert_eq!(environments.len(), 1);
+    environments.remove(0)
+}
+
+/// The mode of a file or directory, without its type.
+#[cfg(unix)]
+fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_runner_adds_its_own_variables() {
+    let world = World::new(1000);
+    let spec = JobSpec::script(SCRIPT)
+        .image("ruby:$VERSION")
+        .variable("VERSION", "3.4")
+        .timeout(1234);
+    let env = environment(&world, spec.clone());
+    let builds = world.dir.path().to_str().unwrap();
+    let wanted = [
+        ("CI_BUILDS_DIR", builds.to_owned()),
+        ("CI_PROJECT_DIR", format!("{builds}/4001")),
+        ("RUNNER_TEMP_PROJECT_DIR", format!("{builds}/4001.tmp")),
+        ("CI_CONCURRENT_ID", "0".to_owned()),
+        ("CI_CONCURRENT_PROJECT_ID", "0".to_owned()),
+        ("CI_SERVER", "yes".to_owned()),
+        ("CI_JOB_STATUS", "running".to_owned()),
+        ("CI_JOB_TIMEOUT", "1234".to_owned()),
+        ("CI_JOB_IMAGE", "ruby:3.4".to_owned()),
+        ("CI_RUNNER_SHORT_TOKEN", "simulated".to_owned()),
+        ("CI_DISPOSABLE_ENVIRONMENT", "true".to_owned()),
+        // And GitLab's.
+        ("CI_JOB_STAGE", "test".to_owned()),
+        ("CI_JOB_STARTED_AT", String::new()),
+    ];
+    for (key, value) in &wanted {
+        assert_eq!(env.get(key), Some(value.as_str()), "{key}");
+    }
+    for key in [
+        "CI_SHARED_ENVIRONMENT",
+        "CI_RUNNER_VERSION",
+        "CI_RUNNER_REVISION",
+        "CI_RUNNER_EXECUTABLE_ARCH",
+    ] {
+        assert_eq!(env.get(key), None, "{key}");
+    }
+
+    let mut features = RunnerFeatures::default();
+    features.shared = true;
+    let builder = world
+        .builder()
+        .features(features)
+        .version("1.2")
+        .revision("abc");
+    let builder = builder.platform("linux").architecture("arm64");
+    let job = world.enqueue(spec);
+    let mut runner = world.build(builder);
+    world.sim.block_on(async {
+        let process = |job: Job| async move {
+            Ok(Steps::new(job, |job, _| async move {
+                for key in [
+                    "CI_SHARED_ENVIRONMENT",
+                    "CI_DISPOSABLE_ENVIRONMENT",
+                    "CI_RUNNER_VERSION",
+                    "CI_RUNNER_REVISION",
+                    "CI_RUNNER_EXECUTABLE_ARCH",
+                ] {
+                    let env = job.env().await.map_err(drop)?;
+                    outputln!("{key} {:?}", env.get(key));
+                    // These are not GitLab's.
+                    assert!(job.variable(key).is_none());
+                }
+                Ok(())
+            }))
+        };
+        assert!(runner.request_job(process).await.unwrap());
+        runner.drain().await;
+    });
+    assert_eq!(
+        world.log(job),
+        "CI_SHARED_ENVIRONMENT Some(\"true\")\nCI_DISPOSABLE_ENVIRONMENT None\n\
+         CI_RUNNER_VERSION Some(\"1.2\")\nCI_RUNNER_REVISION Some(\"abc\")\n\
+         CI_RUNNER_EXECUTABLE_ARCH Some(\"linux/arm64\")\n"
+    );
+}
+
+#[test]
+fn later_sources_take_the_place_of_earlier_ones() {
+    let world = World::new(1001);
+    let spec = JobSpec::script(SCRIPT)
+        .variable("CI_SERVER", "no")
+        .variable("CI_PROJECT_DIR", "/mine")
+        .variable("CI_JOB_STATUS", "mine")
+        .variable("CI_DISPOSABLE_ENVIRONMENT", "false")
+        .variable("RUNNER_TEMP_PROJECT_DIR", "/mine")
+        .file_variable("CI_RUNNER_VERSION", "a file")
+        .variable("PROXY", "of the job")
+        .variable("TWICE", "first")
+        .variable("TWICE", "last")
+        .after_script(SCRIPT);
+    let builder = world
+        .builder()
+        .version("1.2")
+        .variable("PROXY", "of the runner");
+    let builder = builder.variable("ALL", "$CI_JOB_STAGE $PROXY $NONE.");
+    let job = world.enqueue(spec);
+    let mut runner = world.build(builder);
+    world.sim.block_on(async {
+        let process = |job: Job| async move {
+            Ok(Steps::new(job, |job, _| async move {
+                let env = job.env().await.map_err(drop)?;
+                for key in [
+                    "CI_SERVER",
+                    "CI_PROJECT_DIR",
+                    "CI_JOB_STATUS",
+                    "CI_DISPOSABLE_ENVIRONMENT",
+                    "CI_RUNNER_VERSION",
+                    "PROXY",
+                    "TWICE",
+                    "ALL",
+                ] {
+                    outputln!("{key} {}", env.get(key).unwrap());
+                }
+                let temp = env.get("RUNNER_TEMP_PROJECT_DIR").unwrap();
+                assert!(temp.ends_with("/4001.tmp"), "{temp}");
+                // What is no file any more gets none.
+                assert!(!Path::new(temp).exists());
+                Ok(())
+            }))
+        };
+        assert!(runner.request_job(process).await.unwrap());
+        runner.drain().await;
+    });
+    let rest = "CI_DISPOSABLE_ENVIRONMENT true\nCI_RUNNER_VERSION 1.2\nPROXY of the job\n\
+                TWICE last\nALL test of the job .\n";
+    let first = "CI_SERVER no\nCI_PROJECT_DIR /mine\n";
+    assert_eq!(
+        world.log(job),
+        format!("{first}CI_JOB_STATUS mine\n{rest}{first}CI_JOB_STATUS success\n{rest}")
+    );
+}
+
+#[test]
+fn references_are_followed() {
+    let world = World::new(1002);
+    let spec = JobSpec::script(SCRIPT)
+        .variable("CACHE", "$CI_PROJECT_DIR/.cache/${DEEP}")
+        .variable("DEEP", "%DEEPER%")
+        .variable("DEEPER", "bottom")
+        .variable("LOOP", "<$POOL>")
+        .variable("POOL", "($LOOP)")
+        .variable("SELF", "$SELF:more")
+        .variable("DOLLAR", "a$$b")
+        .raw_variable("RAW", "$DEEP$$")
+        .variable("OF_RAW", "[$RAW]")
+        .file_variable("FILE", "content")
+        .variable("OF_FILE", "--config=$FILE")
+        .variable("UNKNOWN", "$NOBODY ${NOBODY:-x} %NOBODY%")
+        .variable("STATUS", "it is $CI_JOB_STATUS");
+    let env = environment(&world, spec.clone());
+    let dir = world.dir.path().join("4001").display().to_string();
+    for (key, value) in [
+        ("CACHE", format!("{dir}/.cache/bottom")),
+        ("LOOP", "<()>".to_owned()),
+        ("POOL", "(<>)".to_owned()),
+        ("SELF", ":more".to_owned()),
+        ("DOLLAR", "a$b".to_owned()),
+        ("RAW", "$DEEP$$".to_owned()),
+        ("OF_RAW", "[$DEEP$$]".to_owned()),
+        ("OF_FILE", format!("--config={dir}.tmp/FILE")),
+        ("UNKNOWN", "  %NOBODY%".to_owned()),
+        ("STATUS", "it is running".to_owned()),
+    ] {
+        assert_eq!(env.get(key), Some(&*value), "{key}");
+    }
+    // The same for a text.
+    let report = world.run_job(spec, |job, _| async move {
+        outputln!(
+            "{}",
+            job.expand("$CACHE|%OF_RAW%|$LOOP|$OF_FILE|$$|$CI_SERVER")
+        );
+        outputln!("{}", job.expand("nothing in it"));
+        assert_eq!(
+            job.variable("CACHE").unwrap().value(),
+            "$CI_PROJECT_DIR/.cache/${DEEP}"
+        );
+        Ok(())
+    });
+    let dir = world.dir.path().join("4002").display().to_string();
+    assert_eq!(
+        report.log_text(),
+        format!(
+            "{dir}/.cache/bottom|[$DEEP$$]|<()>|--config={dir}.tmp/FILE|$|yes\nnothing in it\n"
+        )
+    );
+}
+
+#[test]
+fn after_script_knows_how_the_script_went() {
+    let timeout = || Failure::new(FailureReason::JobExecutionTimeout);
+    for (failure, status) in [
+        (None, "success"),
+        (Some(Failure::exit_code(3)), "failed"),
+        (Some(timeout()), "timedout"),
+    ] {
+        let world = World::new(1003);
+        let spec = JobSpec::script(SCRIPT).after_script(SCRIPT);
+        let report = world.run_job(spec, move |job, phase| {
+            let failure = failure.clone();
+            async move {
+                let env = job.env().await.map_err(drop)?;
+                outputln!("{}", env.get("CI_JOB_STATUS").unwrap());
+                outputln!("{}", job.expand("$CI_JOB_STATUS"));
+                match failure {
+                    Some(failure) if phase == Phase::Script => job.fail(failure),
+                    _ => Ok(()),
+                }
+            }
+        });
+        assert_eq!(
+            report.log_text(),
+            format!("running\nrunning\n{status}\n{status}\n")
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn file_variables_are_private_files_beside_the_project() {
+    let world = World::new(1004);
+    let spec = JobSpec::script(SCRIPT)
+        .file_variable("PLAIN", "first line\nhost = $HOST\n")
+        .file_variable("EMPTY", "")
+        .variable("HOST", "example.test")
+        .payload_override(|payload| {
+            let raw = json!({
+                "key": "RAW", "value": "$2y$10$hash", "public": false, "masked": false,
+                "file": true, "raw": true,
+            });
+            payload["variables"].as_array_mut().unwrap().push(raw);
+        })
+        .after_script(SCRIPT);
+    let report = world.run_job(spec, |job, phase| async move {
+        let env = job.env().await.map_err(|error| outputln!("{error}"))?;
+        let file = |key| PathBuf::from(env.get(key).unwrap());
+        let read = |key| fs::read_to_string(file(key)).unwrap();
+        // Written anew each time, also over what the script has made of it.
+        assert_eq!(read("PLAIN"), "first line\nhost = example.test\n");
+        assert_eq!(read("RAW"), "$2y$10$hash");
+        assert_eq!(read("EMPTY"), "");
+        assert_eq!(mode(&file("PLAIN")), 0o600);
+        let temp = job.temp_dir().await.map_err(drop)?;
+        assert_eq!(file("PLAIN"), temp.join("PLAIN"));
+        assert_eq!(mode(&temp), 0o700);
+        // Nothing of it is among the files of the project.
+        assert_eq!(fs::read_dir(job.build_dir()).unwrap().count(), 0);
+        if phase == Phase::Script {
+            let elsewhere = job.build_dir().join("elsewhere");
+            fs::write(&elsewhere, "mine").unwrap();
+            fs::remove_file(file("PLAIN")).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, file("PLAIN")).unwrap();
+            fs::remove_file(file("RAW")).unwrap();
+            fs::create_dir_all(file("RAW").join("of the script")).unwrap();
+        }
+        if phase == Phase::Script {
+            // Nobody is led astray by what the script puts there.
+            job.env().await.map_err(drop)?;
+            let elsewhere = job.build_dir().join("elsewhere");
+            assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "mine");
+            fs::remove_file(elsewhere).unwrap();
+        }
+        fs::write(temp.join("large file of the script"), "x").map_err(drop)
+    });
+    // `run_job` has seen that nothing is left.
+    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
+}
+
+#[test]
+fn a_job_without_file_variables_has_no_further_directory() {
+    let world = World::new(1005);
+    let report = world.run_job(JobSpec::script(SCRIPT), |job, _| async move {
+        let env = job.env().await.map_err(drop)?;
+        let temp = PathBuf::from(env.get("RUNNER_TEMP_PROJECT_DIR").unwrap());
+        assert!(!temp.exists());
+        assert_eq!(job.temp_dir().await.unwrap(), temp);
+        assert!(temp.is_dir());
+        Ok(())
+    });
+    assert_eq!(report.status, JobStatus::Success);
+}
+
+#[test]
+fn what_is_left_of_a_killed_runner_is_not_used() {
+    let world = World::new(1006);
+    let old = world.dir.path().join("4001.tmp");
+    fs::create_dir(&old).unwrap();
+    fs::write(old.join("old"), "").unwrap();
+    let report = world.run_job(JobSpec::script(SCRIPT), |job, _| async move {
+        let temp = job.temp_dir().await.map_err(|error| outputln!("{error}"))?;
+        assert_eq!(fs::read_dir(&temp).unwrap().count(), 0);
+        Ok(())
+    });
+    assert_eq!(report.status, JobStatus::Success);
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error_that_says_so() {
+    let world = World::new(1007);
+    let spec = JobSpec::script(SCRIPT).file_variable("CONFIG", "s3cret");
+    let report = world.run_job(spec, |job, _| async move {
+        let temp = job.temp_dir().await.unwrap();
+        fs::remove_dir(&temp).unwrap();
+        let error = job.env().await.unwrap_err();
+        assert!(matches!(&error, EnvError::File { key, .. } if key == "CONFIG"));
+        assert!(std::error::Error::source(&error).is_some());
+        assert!(!format!("{error:?}").contains("s3cret"));
+        outputln!("{error}");
+        Ok(())
+    });
+    assert!(
+        report
+            .log_text()
+            .starts_with("the file of the variable CONFIG cannot be written: "),
+        "{}",
+        report.log_text()
+    );
+}
+
+#[test]
+fn nothing_is_written_for_a_job_that_is_over() {
+    let world = World::new(1008);
+    let kept: Arc<Mutex<Option<Arc<Job>>>> = Arc::default();
+    let keep = Arc::clone(&kept);
+    let spec = JobSpec::script(SCRIPT).file_variable("CONFIG", "x");
+    world.run_job(spec, move |job, _| {
+        *keep.lock().unwrap() = Some(job);
+        async { Ok(()) }
+    });
+    let job = kept.lock().unwrap().take().unwrap();
+    let error = world.sim.block_on(async { job.env().await.unwrap_err() });
+    assert!(matches!(error, EnvError::Stopped), "{error}");
+    assert!(world.is_empty());
+}
+
+#[test]
+fn what_no_process_can_be_given_is_left_out_and_told_once() {
+    let world = World::new(1009);
+    let long = "x".repeat(600_000);
+    let spec = JobSpec::script(SCRIPT)
+        .variable("dots.in", "1")
+        .variable("da-sh", "2")
+        .variable("1ST", "3")
+        .variable("", "4")
+        .variable("new\nline", "5")
+        .variable("ümlaut", "6")
+        .variable("NUL", "a\0b")
+        .variable("OF_NUL", "$NUL")
+        .file_variable("../../outside", "7")
+        .file_variable("NUL_FILE", "a\0b")
+        .variable("OF_ODD", "<${dots.in}|${../../outside}>")
+        .variable("LONG", long.as_str())
+        .variable("LONGER", "$LONG$LONG")
+        .variable("_fine1", "8")
+        .after_script(SCRIPT);
+    let (environments, report) = environments(&world, spec);
+    for env in &environments {
+        let skipped = env.skipped().iter();
+        let skipped: Vec<_> = skipped.map(|it| (&*it.key, it.reason)).collect();
+        assert_eq!(
+            skipped,
+            [
+                ("", SkipReason::Name),
+                ("../../outside", SkipReason::Name),
+                ("1ST", SkipReason::Name),
+                ("LONGER", SkipReason::TooLong),
+                ("NUL", SkipReason::Nul),
+                ("OF_NUL", SkipReason::Nul),
+                ("da-sh", SkipReason::Name),
+                ("dots.in", SkipReason::Name),
+                ("new\nline", SkipReason::Name),
+                ("ümlaut", SkipReason::Name),
+            ]
+        );
+        assert!(env.skipped().iter().all(|it| env.get(&it.key).is_none()));
+        assert_eq!(env.get("OF_ODD"), Some("<1|>"));
+        assert_eq!(env.get("_fine1"), Some("8"));
+        assert!(env.get("NUL_FILE").unwrap().ends_with("/NUL_FILE"));
+        assert_eq!(env.get("LONG"), Some(&*long));
+    }
+    assert_eq!(environments.len(), 2);
+    assert_eq!(
+        report.log_text(),
+        "\u{1b}[0;33mWARNING: variables that no shell can be given are left out: \
+         \"\" (no name for a shell), \"../../outside\" (no name for a shell), \
+         \"1ST\" (no name for a shell), \"LONGER\" (too long), \"NUL\" (NUL in its value), \
+         \"OF_NUL\" (NUL in its value), \"da-sh\" (no name for a shell), \
+         \"dots.in\" (no name for a shell), \"new\\nline\" (no name for a shell), \
+         \"ümlaut\" (no name for a shell)\u{1b}[0;m\n"
+    );
+}
+
+#[test]
+fn a_thousand_odd_names_are_one_line() {
+    let world = World::new(1010);
+    let spec = (0..1000).fold(JobSpec::script(SCRIPT), |spec, number| {
+        spec.variable(format!("{number}{}", "-".repeat(1000)), "x")
+    });
+    let (environments, report) = environments(&world, spec);
+    assert_eq!(environments[0].skipped().len(), 1000);
+    let log = report.log_text();
+    assert!(log.contains("and 990 more") && log.len() < 1500, "{log}");
+}
+
+#[test]
+fn expanded_values_are_masked_too() {
+    let world = World::new(1011);
+    let spec = JobSpec::script(SCRIPT)
+        .variable("USER", "somebody")
+        .masked_variable("LOGIN", "$USER:hunter-2")
+        .masked_variable("PRICE", "ten$$bucks")
+        .masked_variable("PLACE", "$CI_PROJECT_DIR/hidden")
+        .payload_override(|payload| {
+            payload["variables"].as_array_mut().unwrap().extend([
+                json!({
+                    "key": "RAW", "value": "$USER-raw", "masked": true, "raw": true,
+                }),
+                json!({
+                    "key": "FILE", "value": " for $USER only\n", "masked": true, "file": true,
+                }),
+            ]);
+        });
+    let report = world.run_job(spec, |job, _| async move {
+        let env = job.env().await.map_err(drop)?;
+        for key in ["LOGIN", "PRICE", "PLACE", "RAW"] {
+            outputln!(
+                "{} {}",
+                env.get(key).unwrap(),
+                job.variable(key).unwrap().value()
+            );
+        }
+        outputln!(
+            "{}",
+            fs::read_to_string(env.get("FILE").unwrap()).unwrap().trim()
+        );
+        // What a raw variable would be if it were none is no secret, nor are parts.
+        outputln!("somebody-raw somebody bucks");
+        Ok(())
+    });
+    assert_eq!(
+        report.log_text(),
+        "[MASKED] [MASKED]\n[MASKED] [MASKED]\n[MASKED] [MASKED]\n[MASKED] [MASKED]\n\
+         [MASKED]\nsomebody-raw somebody bucks\n"
+    );
+}
+
+#[test]
+fn a_container_has_other_directories() {
+    let world = World::new(1012);
+    let spec = JobSpec::script(SCRIPT)
+        .file_variable("CONFIG", "content")
+        .variable("CACHE", "$CI_PROJECT_DIR/cache");
+    let report = world.run_process(spec, |job| async {
+        job.set_dirs("/builds/group/project", "/builds/group/project.tmp");
+        Ok(Steps::new(job, |job, _| async move {
+            let env = job.env().await.map_err(drop)?;
+            for key in ["CI_BUILDS_DIR", "CI_PROJECT_DIR", "CACHE", "CONFIG"] {
+                outputln!("{}", env.get(key).unwrap());
+            }
+            let temp = job.temp_dir().await.map_err(drop)?;
+            outputln!("{}", fs::read_to_string(temp.join("CONFIG")).unwrap());
+            assert!(job.build_dir().is_dir());
+            Ok(())
+        }))
+    });
+    assert_eq!(
+        report.log_text(),
+        "/builds/group\n/builds/group/project\n/builds/group/project/cache\n\
+         /builds/group/project.tmp/CONFIG\ncontent\n"
+    );
+}
+
+#[test]
+fn jobs_at_the_same_time_have_different_numbers() {
+    let world = World::new(1013);
+    let elsewhere = |spec: JobSpec| {
+        spec.payload_override(|payload| payload["job_info"]["project_id"] = 7.into())
+    };
+    let spec = || JobSpec::script(SCRIPT);
+    let jobs = [spec(), elsewhere(spec()), spec(), elsewhere(spec())].map(|it| world.enqueue(it));
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let process = |job: Job| async move {
+            Ok::<_, ()>(Steps::new(job, |job, _| async move {
+                outputln!(
+                    "{}",
+                    job.expand("$CI_CONCURRENT_ID $CI_CONCURRENT_PROJECT_ID")
+                );
+                job.sleep(std::time::Duration::from_secs(60)).await;
+                Ok(())
+            }))
+        };
+        for _ in &jobs[1..] {
+            assert!(runner.request_job(process).await.unwrap());
+        }
+        runner.drain().await;
+        assert!(runner.request_job(process).await.unwrap());
+        runner.drain().await;
+    });
+    let logs = jobs.map(|job| world.log(job));
+    assert_eq!(logs, ["0 0\n", "1 0\n", "2 1\n", "0 0\n"]);
+}
+
+#[test]
+fn the_payload_can_be_asked() {
+    let world = World::new(1014);
+    let spec = JobSpec::script(SCRIPT)
+        .stage("deploy")
+        .timeout(99)
+        .payload_override(|payload| {
+            payload["inputs"] = json!([
+                { "key": "env", "value": { "type": "string", "content": "prod" } },
+            ]);
+            payload["hooks"] = json!([
+                { "name": "pre_get_sources_script", "script": ["echo before"] },
+            ]);
+            payload["brand_new"] = json!("what no version of this crate knows");
+        });
+    let check = |job: Arc<Job>| -> JobResult {
+        assert_eq!(job.stage(), "deploy");
+        assert_eq!(job.timeout().as_secs(), 99);
+        assert_eq!(job.input("env").unwrap().content, "prod");
+        assert!(job.input("other").is_none());
+        assert_eq!(job.hook("pre_get_sources_script"), ["echo before"]);
+        assert!(job.hook("post_get_sources_script").is_empty());
+        Ok(())
+    };
+    let report = world.run_job(spec.clone(), move |job, _| async move {
+        assert!(job.raw_payload().is_none());
+        check(job)
+    });
+    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
+
+    let job = world.enqueue(spec);
+    let mut runner = world.build(world.builder().keep_raw_payload(true));
+    world.sim.block_on(async {
+        let process = |job: Job| async move {
+            Ok(Steps::new(job, |job, _| async move {
+                let raw: serde_json::Value =
+                    serde_json::from_slice(job.raw_payload().unwrap()).unwrap();
+                outputln!("{} {}", raw["id"], raw["brand_new"]);
+                Ok(())
+            }))
+        };
+        assert!(runner.request_job(process).await.unwrap());
+        runner.drain().await;
+    });
+    assert_eq!(
+        world.log(job),
+        format!("{job} \"what no version of this crate knows\"\n")
+    );
+}
