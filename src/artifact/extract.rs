@@ -22,6 +22,8 @@ use super::{
 const PIECE: usize = 256 << 10;
 /// Longer targets of links are refused; no system knows them.
 const MAX_TARGET: u64 = 4096;
+/// So many directories are remembered, so that they need not be looked at for each of their files.
+const MAX_SAFE: usize = 1000;
 /// At most so many of the skipped entries are named.
 const MAX_SKIPPED: usize = 100;
 
@@ -32,7 +34,8 @@ const MAX_SKIPPED: usize = 100;
 pub struct ExtractLimits {
     /// All files together, in bytes; 32 GiB by default.
     pub bytes: u64,
-    /// The number of files, directories and links; a million by default.
+    /// The number of files, directories and links, and that of the directories that are made for
+    /// them; a million by default.
     pub entries: usize,
 }
 
@@ -105,10 +108,20 @@ impl Artifact {
             return Err(too_many_bytes(limits));
         }
         let mut extraction = Extraction::new(dir, limits)?;
+        let mut links = Vec::new();
         for (index, name) in names.into_iter().enumerate() {
-            if let Some(name) = name {
-                extraction.entry(name, self.entry(index)?)?;
+            let Some(name) = name else { continue };
+            let file = self.entry(index)?;
+            if matches!(Kind::of(&file), Kind::Link) {
+                links.push((index, name));
+            } else {
+                extraction.entry(name, file)?;
             }
+        }
+        // Only now, so that nothing is written through one of them. Their targets are not kept
+        // meanwhile: a small archive can hold gigabytes of them.
+        for (index, name) in links {
+            extraction.link(name, self.entry(index)?)?;
         }
         extraction.finish()
     }
@@ -137,14 +150,23 @@ fn too_many_bytes(limits: ExtractLimits) -> ArtifactError {
     ArtifactError::new(ArtifactErrorKind::TooLarge, detail)
 }
 
+fn too_many_directories(limits: ExtractLimits) -> ArtifactError {
+    let detail = format!(
+        "the artifact has more directories than the limit of {} entries",
+        limits.entries
+    );
+    ArtifactError::new(ArtifactErrorKind::TooLarge, detail)
+}
+
 struct Extraction {
     /// Without symbolic links.
     root: PathBuf,
     limits: ExtractLimits,
     extracted: Extracted,
-    /// Directories in which files may be made.
+    /// Some of the directories in which files may be made.
     safe: BTreeSet<PathBuf>,
-    links: Vec<(String, PathBuf)>,
+    /// How many directories were made.
+    new_directories: usize,
     /// Those that were made.
     made: BTreeSet<PathBuf>,
     /// What directories are given when all is in them.
@@ -183,7 +205,7 @@ impl Extraction {
             limits,
             extracted: Extracted::default(),
             safe: BTreeSet::new(),
-            links: Vec::new(),
+            new_directories: 0,
             made: BTreeSet::new(),
             directories: Vec::new(),
             buffer: Vec::new(),
@@ -198,17 +220,7 @@ impl Extraction {
                 self.extracted.directories += 1;
             }
             Kind::File => self.file(&name, file)?,
-            Kind::Link => {
-                let mut target = String::new();
-                let read = file.take(MAX_TARGET + 1).read_to_string(&mut target);
-                match read {
-                    Ok(len) if len as u64 <= MAX_TARGET => {
-                        self.links.push((name, target.into()));
-                    }
-                    _ => self.skip(name),
-                }
-            }
-            Kind::Other => self.skip(name),
+            Kind::Link | Kind::Other => self.skip(name),
         }
         Ok(())
     }
@@ -291,9 +303,17 @@ impl Extraction {
                 }
                 Ok(_) => return Err(in_the_way(relative)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // One name can ask for thousands of them.
+                    self.new_directories += 1;
+                    if self.new_directories > self.limits.entries {
+                        return Err(too_many_directories(self.limits));
+                    }
                     fs::create_dir(&path).map_err(failed)?;
                 }
                 Err(error) => return Err(failed(error)),
+            }
+            if self.safe.len() >= MAX_SAFE {
+                self.safe.clear();
             }
             self.safe.insert(path.clone());
         }
@@ -301,13 +321,6 @@ impl Extraction {
     }
 
     fn finish(mut self) -> Result<Extracted, ArtifactError> {
-        for (name, target) in std::mem::take(&mut self.links) {
-            if self.link(&name, &target)? {
-                self.extracted.links += 1;
-            } else {
-                self.skip(name);
-            }
-        }
         // Those further down first: a directory may be for reading only then.
         self.directories.sort_by(|a, b| b.0.cmp(&a.0));
         for (path, mode, time) in &self.directories {
@@ -320,8 +333,22 @@ impl Extraction {
         Ok(self.extracted)
     }
 
+    fn link(&mut self, name: String, file: ArtifactFile<'_>) -> Result<(), ArtifactError> {
+        let mut target = String::new();
+        let is_made = match file.take(MAX_TARGET + 1).read_to_string(&mut target) {
+            Ok(len) if len as u64 <= MAX_TARGET => self.make_link(&name, Path::new(&target))?,
+            _ => false,
+        };
+        if is_made {
+            self.extracted.links += 1;
+        } else {
+            self.skip(name);
+        }
+        Ok(())
+    }
+
     /// Makes a link if it stays inside; else `false`.
-    fn link(&mut self, name: &str, target: &Path) -> Result<bool, ArtifactError> {
+    fn make_link(&mut self, name: &str, target: &Path) -> Result<bool, ArtifactError> {
         let parent = Path::new(name).parent().unwrap_or(Path::new(""));
         let parent = self.directory(parent)?;
         if !self.is_inside(&parent, target) {

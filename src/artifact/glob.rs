@@ -54,6 +54,8 @@ impl Error for GlobError {}
 pub(super) struct Glob {
     /// It matches what any of these matches.
     alternatives: Vec<Vec<Part>>,
+    /// Their lengths together.
+    size: usize,
 }
 
 /// What stands between slashes.
@@ -87,8 +89,9 @@ impl Glob {
         if pattern.is_empty() {
             return Err(GlobError::Empty);
         }
-        let mut alternatives = Vec::new();
+        let (mut alternatives, mut size) = (Vec::new(), 0);
         for pattern in spell_out(pattern)? {
+            size += pattern.len();
             let parts = inside(&pattern, project).map(|parts| parts.into_iter().map(part));
             if let Some(parts) = parts {
                 // A directory means what is below it.
@@ -99,7 +102,12 @@ impl Glob {
         if alternatives.is_empty() {
             return Err(GlobError::Outside);
         }
-        Ok(Self { alternatives })
+        Ok(Self { alternatives, size })
+    }
+
+    /// The bytes of all that it spells out to: what it takes in memory, and in time for each path.
+    pub(super) fn size(&self) -> usize {
+        self.size
     }
 
     /// Whether it matches a path, given by its names, or a directory above it.

@@ -30,7 +30,7 @@ pub use self::{
     reader::{Artifact, ArtifactFile},
 };
 pub(crate) use self::{
-    pack::{PackOrder, Packed, pack},
+    pack::{PackOrder, Packed, pack, yield_now},
     select::Selection,
     writer::Level,
 };

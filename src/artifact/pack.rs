@@ -44,6 +44,8 @@ const ROOM: usize = PIECE / 2;
 const MAX_WORK: usize = 1000;
 /// A handler that offers many files does not hold up other tasks for more than so many.
 const OFFERS: usize = 256;
+/// Nor for more than so many bytes of patterns, over all of these files.
+const MATCHED: usize = 256 << 10;
 /// More warnings are only counted.
 const MAX_WARNINGS: usize = 50;
 
@@ -303,10 +305,11 @@ async fn select<U: UploadableFile + Send>(
     warn: &mut Warnings<'_>,
 ) -> VecDeque<Selected<U>> {
     let mut selected = Vec::new();
+    let at_once = (MATCHED / selection.size().max(1)).clamp(1, OFFERS);
     for (number, file) in files.enumerate() {
         let entry = offered(&file, selection, format, warn);
         selected.extend(entry.map(|entry| Selected { entry, file }));
-        if number % OFFERS == OFFERS - 1 {
+        if (number + 1).is_multiple_of(at_once) {
             yield_now().await;
         }
     }
@@ -355,7 +358,8 @@ fn offered(
     Some(Entry { name, metadata })
 }
 
-async fn yield_now() {
+/// Lets other tasks have a turn.
+pub(crate) async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {

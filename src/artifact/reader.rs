@@ -280,7 +280,7 @@ fn gzip(
     let failed = |error| ArtifactError::io("read the artifact as gzip files", error);
     let mut file = BufReader::new(file.reader());
     let (mut starts, mut names) = (Vec::new(), Vec::new());
-    let mut left = MAX_GZIP;
+    let (mut left, mut names_left) = (MAX_GZIP, MAX_DIRECTORY);
     loop {
         let start = file.stream_position().map_err(failed)?;
         let mut magic = Vec::new();
@@ -309,10 +309,14 @@ fn gzip(
             let name = header.comment().or(header.filename())?;
             Some(gzip_name(name)).filter(|name| !name.is_empty())
         });
-        names.push(name.unwrap_or_else(|| match (file_name, names.len()) {
+        let name = name.unwrap_or_else(|| match (file_name, names.len()) {
             (Some(name), 0) => name.strip_suffix(".gz").unwrap_or(name).to_owned(),
             (_, number) => format!("file-{number}"),
-        }));
+        });
+        names_left = names_left
+            .checked_sub(name.len() as u64)
+            .ok_or_else(too_many_entries)?;
+        names.push(name);
         starts.push(start);
         file = member.into_inner();
     }

@@ -4,12 +4,20 @@ use std::{error::Error, fmt, path::Path};
 
 use super::glob::{Glob, GlobError};
 
+/// All patterns of an artifact together may spell out to so many bytes: in memory they take some
+/// ten times as much, and each file is matched with all of them.
+const MAX_SIZE: usize = 2 << 20;
+/// Of a pattern that cannot be used so many characters are shown.
+const MAX_SHOWN: usize = 500;
+
 /// The patterns of an artifact, and how many files each of them found.
 #[derive(Debug)]
 pub(crate) struct Selection {
+    dir: String,
     paths: Vec<Rule>,
     excludes: Vec<Rule>,
     untracked: Option<usize>,
+    size: usize,
 }
 
 #[derive(Debug)]
@@ -40,28 +48,65 @@ impl Error for PatternProblem {
 }
 
 impl Selection {
-    /// What the patterns `paths` match but none of `excludes`; with `untracked`, also files that
-    /// git does not know. Patterns are relative to `dir`, have their variables expanded, and mean
-    /// with a directory all that is below it. Those that cannot be used are left out and reported.
-    pub(crate) fn new(
-        dir: &Path,
-        paths: &[impl AsRef<str>],
-        excludes: &[impl AsRef<str>],
-        untracked: bool,
-    ) -> (Self, Vec<PatternProblem>) {
-        let dir = dir.to_string_lossy();
-        let dir = if cfg!(windows) {
-            dir.replace('\\', "/").into()
-        } else {
-            dir
-        };
-        let mut problems = Vec::new();
-        let selection = Self {
-            paths: rules(paths, &dir, &mut problems),
-            excludes: rules(excludes, &dir, &mut problems),
+    /// Nothing yet in `dir`; with `untracked`, files that git does not know.
+    pub(crate) fn empty(dir: &Path, untracked: bool) -> Self {
+        let dir = dir.to_string_lossy().into_owned();
+        Self {
+            dir: if cfg!(windows) {
+                dir.replace('\\', "/")
+            } else {
+                dir
+            },
+            paths: Vec::new(),
+            excludes: Vec::new(),
             untracked: untracked.then_some(0),
-        };
-        (selection, problems)
+            size: 0,
+        }
+    }
+
+    /// Also what this pattern matches. It is relative to the directory, has its variables expanded,
+    /// and means with a directory all that is below it. One that cannot be used is left out.
+    pub(crate) fn add(&mut self, pattern: String) -> Result<(), PatternProblem> {
+        let rule = self.rule(pattern)?;
+        self.paths.push(rule);
+        Ok(())
+    }
+
+    /// But not what this pattern matches.
+    pub(crate) fn exclude(&mut self, pattern: String) -> Result<(), PatternProblem> {
+        let rule = self.rule(pattern)?;
+        self.excludes.push(rule);
+        Ok(())
+    }
+
+    fn rule(&mut self, mut pattern: String) -> Result<Rule, PatternProblem> {
+        let glob = Glob::new(&pattern, &self.dir).and_then(|glob| {
+            let size = self.size + glob.size();
+            if size > MAX_SIZE {
+                return Err(GlobError::TooLarge);
+            }
+            self.size = size;
+            Ok(glob)
+        });
+        match glob {
+            Ok(glob) => Ok(Rule {
+                pattern,
+                glob,
+                files: 0,
+            }),
+            Err(error) => {
+                if let Some((end, _)) = pattern.char_indices().nth(MAX_SHOWN) {
+                    pattern.truncate(end);
+                    pattern.push('…');
+                }
+                Err(PatternProblem { pattern, error })
+            }
+        }
+    }
+
+    /// What all patterns spell out to, in bytes: how long a file takes to be looked at.
+    pub(super) fn size(&self) -> usize {
+        self.size
     }
 
     /// Whether a file belongs to the artifact; if so, it is counted. `name` is a clean one.
@@ -109,20 +154,25 @@ impl Selection {
     }
 }
 
-fn rules(patterns: &[impl AsRef<str>], dir: &str, problems: &mut Vec<PatternProblem>) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    for pattern in patterns {
-        let pattern = pattern.as_ref().to_owned();
-        match Glob::new(&pattern, dir) {
-            Ok(glob) => rules.push(Rule {
-                pattern,
-                glob,
-                files: 0,
-            }),
-            Err(error) => problems.push(PatternProblem { pattern, error }),
+#[cfg(test)]
+impl Selection {
+    /// What the patterns `paths` match but none of `excludes`, and which of them cannot be used.
+    pub(super) fn new(
+        dir: &Path,
+        paths: &[&str],
+        excludes: &[&str],
+        untracked: bool,
+    ) -> (Self, Vec<PatternProblem>) {
+        let mut selection = Self::empty(dir, untracked);
+        let mut problems = Vec::new();
+        for path in paths {
+            problems.extend(selection.add((*path).to_owned()).err());
         }
+        for exclude in excludes {
+            problems.extend(selection.exclude((*exclude).to_owned()).err());
+        }
+        (selection, problems)
     }
-    rules
 }
 
 #[cfg(test)]
@@ -203,6 +253,22 @@ mod tests {
                 "the pattern `{` is not used: it has a `{` without a `}`",
             ]
         );
+    }
+
+    #[test]
+    fn patterns_that_mean_too_much_together_are_left_out() {
+        let mut selection = Selection::empty(Path::new("/p"), false);
+        let braces = "{a,b}".repeat(9) + "/" + &"x".repeat(1000);
+        let mut used = 0;
+        while selection.add(braces.clone()).is_ok() {
+            used += 1;
+        }
+        assert_eq!(used, 4);
+        assert!(selection.add("y".to_owned()).is_ok());
+        assert!(selection.take("y", false) && !selection.take("z", false));
+        let problem = selection.exclude("é".repeat(1 << 20)).unwrap_err();
+        assert!(problem.to_string().len() < 2000);
+        assert_eq!(problem.error, GlobError::TooLarge);
     }
 
     #[test]

@@ -411,7 +411,12 @@ impl<'a> Dependency<'a> {
         let name = self.artifact_filename().map(str::to_owned);
         let open = move || Artifact::new(file, name.as_deref());
         match unblock(&*self.job.adapter, open).await {
-            Some(artifact) => artifact.map(Some).map_err(DownloadError::Unreadable),
+            Some(Ok(artifact)) => Ok(Some(artifact)),
+            Some(Err(error)) => {
+                // Asked for again, it may come whole.
+                lock(&self.job.fetched).remove(&self.info.id);
+                Err(DownloadError::Unreadable(error))
+            }
             None => Err(DownloadError::Stopped),
         }
     }

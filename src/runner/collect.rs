@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use crate::{
     adapter::Adapter,
-    artifact::{Level, PackOrder, Packed, Selection, pack},
+    artifact::{Level, PackOrder, Packed, Selection, pack, yield_now},
     handler::{Colour, JobLog, JobVariables, UploadableFile},
     protocol::ArtifactSpec,
 };
@@ -44,7 +44,7 @@ impl Collector {
             failed(&"the runner could not list the files of the job");
             return Err(());
         };
-        let mut selection = self.selection(spec);
+        let mut selection = self.selection(spec).await;
         let order = PackOrder {
             format: spec.artifact_format.clone(),
             name: spec.name.as_deref().map(|name| self.expand(name)),
@@ -71,19 +71,21 @@ impl Collector {
         Ok(packed)
     }
 
-    fn selection(&self, spec: &ArtifactSpec) -> Selection {
-        let expanded = |patterns: &[String]| -> Vec<String> {
-            patterns
-                .iter()
-                .map(|pattern| self.expand(pattern))
-                .collect()
-        };
+    /// Each pattern may take a moment to expand, and there may be many.
+    async fn selection(&self, spec: &ArtifactSpec) -> Selection {
         // Paths are relative to it, and absolute ones as the scripts see them.
         let dir = self.variables.project_dir();
-        let (paths, exclude) = (expanded(&spec.paths), expanded(&spec.exclude));
-        let (selection, problems) = Selection::new(&dir, &paths, &exclude, spec.untracked);
-        for problem in problems {
-            self.warn(&problem);
+        let mut selection = Selection::empty(&dir, spec.untracked);
+        for (patterns, add) in [
+            (&spec.paths, Selection::add as fn(&mut _, _) -> _),
+            (&spec.exclude, Selection::exclude),
+        ] {
+            for pattern in patterns {
+                if let Err(problem) = add(&mut selection, self.expand(pattern)) {
+                    self.warn(&problem);
+                }
+                yield_now().await;
+            }
         }
         selection
     }

@@ -499,6 +499,48 @@ fn an_archive_that_is_none_is_an_error_of_the_download_alone() {
     assert!(log.contains("could not be downloaded: "), "{log}");
 }
 
+/// Downloads once more when that failed.
+struct Persistent(Job);
+
+#[async_trait]
+impl JobHandler for Persistent {
+    async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+        let dependency = self.0.dependencies().next().unwrap();
+        let first = dependency.download().await;
+        assert!(matches!(first, Err(DownloadError::Unreadable(_))));
+        print("make", &mut dependency.download().await.unwrap().unwrap());
+        Ok(())
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_downloaded_again_when_it_is_asked_for_again() {
+    let world = World::new(17);
+    let jobs = world.gitlab.with(|gitlab, now| {
+        gitlab.advance(now);
+        let make = JobSpec::script(["make"]).name("make").stage("build");
+        let take = JobSpec::script(["take"]).stage("test");
+        let jobs = [make.artifact_paths(["*"]), take];
+        gitlab.enqueue_pipeline(PipelineSpec::new(jobs).stages(["build", "test"]))
+    });
+    let jobs = jobs.unwrap();
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let maker = maker(&[memory("a", "one"), memory("b", "two")]);
+        assert!(runner.request_job(|_| async { Ok(maker) }).await.unwrap());
+        runner.drain().await;
+        let page = Override::Reply(http::Response::new("<html>Please log in</html>".into()));
+        world
+            .gitlab
+            .with(|gitlab, _| gitlab.plan(Endpoint::ArtifactDownload, 1, page));
+        let take = |job| async { Ok(Persistent(job)) };
+        assert!(runner.request_job(take).await.unwrap());
+        runner.drain().await;
+    });
+    assert_eq!(world.report(jobs[1]).log_text(), TAKEN);
+    assert_eq!(world.report(jobs[0]).downloads().count(), 2);
+}
+
 #[test]
 fn a_download_that_is_dropped_leaves_nothing_behind() {
     let world = World::new(15);

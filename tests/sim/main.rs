@@ -8,6 +8,7 @@
 
 mod artifacts;
 mod control;
+mod endings;
 #[cfg(feature = "tracing")]
 mod events;
 mod file_variables;

@@ -183,6 +183,34 @@ fn bombs_are_stopped() {
 }
 
 #[test]
+fn directories_that_names_ask_for_are_counted() {
+    let world = World::new();
+    let deep = |top: &str| format!("{top}/{}file", "d/".repeat(60));
+    let limits = ExtractLimits::default().with_entries(100);
+    let one = world.extract_with(Zip::new().file(&deep("a"), "x"), limits);
+    assert_eq!(one.unwrap().files, 1);
+    // Those that are there already cost nothing.
+    let again = world.extract_with(Zip::new().file(&deep("a"), "y"), limits);
+    assert_eq!(again.unwrap().files, 1);
+    let two = Zip::new().file(&deep("b"), "x").file(&deep("c"), "x");
+    let error = world.extract_with(two, limits).unwrap_err();
+    assert_eq!(error.kind(), ArtifactErrorKind::TooLarge);
+}
+
+#[test]
+fn more_directories_than_are_remembered() {
+    let world = World::new();
+    let names: Vec<String> = (0..2 * MAX_SAFE)
+        .map(|n| format!("{}/{n}/f", n % 7))
+        .collect();
+    let zip = names
+        .iter()
+        .fold(Zip::new(), |zip, name| zip.file(name, name));
+    assert_eq!(world.extract(zip).unwrap().files, names.len());
+    assert!(names.iter().all(|name| world.text(name) == *name));
+}
+
+#[test]
 fn one_name_for_two_entries_is_the_last() {
     let world = World::new();
     let zip = Zip::new()
