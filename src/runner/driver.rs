@@ -42,7 +42,7 @@ use crate::{
         Trouble,
     },
     protocol::{Failure, FailureReason, JobPayload},
-    spool::SpoolFile,
+    spool::{Allowance, SpoolFile},
     trace::TraceMark,
 };
 
@@ -106,6 +106,7 @@ impl Driver {
             slow: Blocking::new(Arc::clone(&adapter), 4),
             inbox: Arc::clone(&inbox),
             build_dir,
+            memory: Allowance::new(exchange::SPOOLED_IN_MEMORY),
             wall_origin,
             downloads: Arc::default(),
             trace_limit: settings.trace_limit,

@@ -38,7 +38,7 @@ use crate::{
     ids::{ArtifactId, DownloadId, JobId},
     machine::{Collected, JobInput, StepResult},
     protocol::{Failure, FailureReason, JobPayload},
-    spool::{SpoolFile, lost},
+    spool::{Allowance, SpoolFile, lost},
     sync::lock,
     trace::{Masker, TraceSpool},
 };
@@ -52,6 +52,8 @@ pub(super) struct Options {
     pub(super) slow: Arc<Blocking>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) build_dir: PathBuf,
+    /// For downloads.
+    pub(super) memory: Arc<Allowance>,
     /// The wall clock at the origin of the adapter's time.
     pub(super) wall_origin: WallTime,
     /// Numbers downloads.
