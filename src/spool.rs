@@ -1,4 +1,5 @@
 //! Files without a name: what is too large for memory waits here until it has been sent or read.
+//! What is small, as long as it is not too much of it together, is in memory after all.
 //!
 //! A spool file is in no directory, so nothing but this process can open it and nothing has to
 //! remove it: when its last user lets go of it, also by a panic or a kill, it is gone. Its offsets
@@ -10,11 +11,14 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 
 use crate::{
     adapter::{Adapter, unblock},
@@ -23,9 +27,16 @@ use crate::{
 
 /// So much is read, or written, at a time.
 const PIECE: usize = 256 << 10;
+/// So many pieces are read ahead of whom they are for, at the most.
+const PIECES_AHEAD: usize = 2;
 
 /// A file without a name, which only this process can read.
-pub(crate) struct SpoolFile(Mutex<Inner>);
+pub(crate) struct SpoolFile(Store);
+
+enum Store {
+    Disk(Mutex<Inner>),
+    Memory(Filled),
+}
 
 struct Inner {
     file: File,
@@ -37,30 +48,60 @@ impl SpoolFile {
     /// [`len`](Self::len) and [`stream`](Self::stream).
     pub(crate) fn create(dir: &Path) -> io::Result<Self> {
         let file = unnamed(dir)?;
-        Ok(Self(Mutex::new(Inner { file, len: 0 })))
+        Ok(Self::on_disk(file, 0))
     }
 
     /// One with the content of `file`.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self(Mutex::new(Inner { file, len })))
+        Ok(Self::on_disk(file, len))
+    }
+
+    fn on_disk(file: File, len: u64) -> Self {
+        Self(Store::Disk(Mutex::new(Inner { file, len })))
     }
 
     /// Its length in bytes.
     pub(crate) fn len(&self) -> u64 {
-        lock(&self.0).len
+        match &self.0 {
+            Store::Disk(inner) => lock(inner).len,
+            Store::Memory(filled) => filled.bytes.len() as u64,
+        }
+    }
+
+    /// Whether it takes up memory, so that it should not be kept without need.
+    pub(crate) fn in_memory(&self) -> bool {
+        matches!(self.0, Store::Memory(_))
     }
 
     /// Writes `chunks` from offset `start` on.
     pub(crate) fn write(&self, start: u64, chunks: &[Bytes]) -> io::Result<()> {
-        lock(&self.0).write(start, chunks)
+        self.change(|inner| inner.write(start, chunks))
     }
 
     /// Writes `chunks` behind all that is there.
     pub(crate) fn append(&self, chunks: &[Bytes]) -> io::Result<()> {
-        let mut inner = lock(&self.0);
-        let end = inner.len;
-        inner.write(end, chunks)
+        self.change(|inner| inner.write(inner.len, chunks))
+    }
+
+    /// What is in memory is complete.
+    fn change(&self, change: impl FnOnce(&mut Inner) -> io::Result<()>) -> io::Result<()> {
+        match &self.0 {
+            Store::Disk(inner) => change(&mut lock(inner)),
+            Store::Memory(_) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        }
+    }
+
+    /// Reads some bytes from offset `at` on; none at the end.
+    fn read_at(&self, at: u64, out: &mut [u8]) -> io::Result<usize> {
+        match &self.0 {
+            Store::Disk(inner) => {
+                let mut inner = lock(inner);
+                inner.file.seek(SeekFrom::Start(at))?;
+                inner.file.read(out)
+            }
+            Store::Memory(filled) => filled.from(at).read(out),
+        }
     }
 
     /// These bytes, piece by piece; an error if they are not all there. May be called again, to
@@ -70,18 +111,19 @@ impl SpoolFile {
         range: Range<u64>,
         adapter: Arc<dyn Adapter>,
     ) -> impl Stream<Item = io::Result<Bytes>> {
-        stream::try_unfold(range.start, move |at| {
-            let (file, adapter) = (Arc::clone(&self), Arc::clone(&adapter));
-            let end = range.end.min(at.saturating_add(PIECE as u64));
-            async move {
-                if at >= end {
-                    return Ok(None);
+        let start = range.start;
+        let pieces = range.end.saturating_sub(start).div_ceil(PIECE as u64);
+        stream::iter(0..pieces)
+            .map(move |number| {
+                let (file, adapter) = (Arc::clone(&self), Arc::clone(&adapter));
+                let at = start + number * PIECE as u64;
+                let end = range.end.min(at + PIECE as u64);
+                async move {
+                    let read = unblock(&*adapter, move || file.read(at..end)).await;
+                    read.unwrap_or_else(|| Err(lost()))
                 }
-                let read = unblock(&*adapter, move || file.read(at..end)).await;
-                let bytes = read.unwrap_or_else(|| Err(lost()))?;
-                Ok(Some((bytes, end)))
-            }
-        })
+            })
+            .buffered(PIECES_AHEAD)
     }
 
     /// Reads it from its start; several may read at once.
@@ -97,13 +139,81 @@ impl SpoolFile {
     fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         let len = range.end.saturating_sub(range.start);
         let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
-        let mut inner = lock(&self.0);
-        inner.file.seek(SeekFrom::Start(range.start))?;
-        (&inner.file).take(len).read_to_end(&mut bytes)?;
+        match &self.0 {
+            Store::Disk(inner) => {
+                let mut inner = lock(inner);
+                inner.file.seek(SeekFrom::Start(range.start))?;
+                (&inner.file).take(len).read_to_end(&mut bytes)?;
+            }
+            Store::Memory(filled) => {
+                filled.from(range.start).take(len).read_to_end(&mut bytes)?;
+            }
+        }
         if bytes.len() as u64 != len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(bytes.into())
+    }
+}
+
+/// How much may be in memory instead of on disk, in bytes.
+pub(crate) struct Allowance(AtomicUsize);
+
+impl Allowance {
+    pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self(AtomicUsize::new(bytes)))
+    }
+
+    /// Room for so many bytes in memory, if there is as much left.
+    pub(crate) fn take(self: &Arc<Self>, len: u64) -> Option<Filled> {
+        let len = usize::try_from(len).ok()?;
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(len)
+            })
+            .ok()?;
+        Some(Filled {
+            bytes: Vec::with_capacity(len),
+            taken: len,
+            allowance: Arc::clone(self),
+        })
+    }
+}
+
+/// What may be in memory, and what is there of it so far.
+pub(crate) struct Filled {
+    bytes: Vec<u8>,
+    taken: usize,
+    allowance: Arc<Allowance>,
+}
+
+impl Filled {
+    /// Adds a piece; false if there is no room for it.
+    pub(crate) fn add(&mut self, piece: &[u8]) -> bool {
+        let fits = piece.len() <= self.taken - self.bytes.len();
+        if fits {
+            self.bytes.extend_from_slice(piece);
+        }
+        fits
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.len() == self.taken
+    }
+
+    pub(crate) fn finish(self) -> SpoolFile {
+        SpoolFile(Store::Memory(self))
+    }
+
+    fn from(&self, at: u64) -> &[u8] {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        self.bytes.get(at..).unwrap_or_default()
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        self.allowance.0.fetch_add(self.taken, Ordering::Relaxed);
     }
 }
 
@@ -169,18 +279,16 @@ impl SpoolReader {
 impl Read for SpoolReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.buffered().is_empty() {
-            let mut inner = lock(&self.file.0);
-            inner.file.seek(SeekFrom::Start(self.at))?;
-            if out.len() >= AHEAD {
-                let len = inner.file.read(out)?;
+            if out.len() >= AHEAD || self.file.in_memory() {
+                let len = self.file.read_at(self.at, out)?;
                 self.at += len as u64;
                 return Ok(len);
             }
-            self.buffer.clear();
             self.start = self.at;
-            (&inner.file)
-                .take(AHEAD as u64)
-                .read_to_end(&mut self.buffer)?;
+            self.buffer.resize(AHEAD, 0);
+            let len = self.file.read_at(self.at, &mut self.buffer);
+            self.buffer.truncate(*len.as_ref().unwrap_or(&0));
+            len?;
         }
         let mut buffered = self.buffered();
         let len = buffered.read(out)?;
@@ -244,8 +352,7 @@ impl SpoolWriter {
         if self.broken {
             return Err(io::Error::other("an earlier write failed"));
         }
-        let Self { file, len, .. } = self;
-        Ok(SpoolFile(Mutex::new(Inner { file, len })))
+        Ok(SpoolFile::on_disk(self.file, self.len))
     }
 
     /// Puts the buffer into the file.
@@ -356,7 +463,10 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
 
         let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
-        let metadata = lock(&file.0).file.metadata().unwrap();
+        let Store::Disk(inner) = &file.0 else {
+            panic!("it is in memory");
+        };
+        let metadata = lock(inner).file.metadata().unwrap();
         assert_eq!(metadata.mode() & 0o777, 0o600);
         assert_eq!(metadata.nlink(), 0);
     }
@@ -374,6 +484,29 @@ mod tests {
         first.read_exact(&mut a).unwrap();
         assert_eq!((&a, &b), (b"4567", b"89"));
         assert!(first.seek(SeekFrom::Current(-9)).is_err());
+    }
+
+    #[test]
+    fn only_so_much_is_in_memory() {
+        let allowance = Allowance::new(10);
+        let mut room = allowance.take(6).unwrap();
+        assert!(allowance.take(5).is_none());
+        assert!(room.add(b"0123") && !room.add(b"456") && !room.is_full());
+        assert!(room.add(b"45") && room.is_full());
+        let file = Arc::new(room.finish());
+        assert!(file.in_memory() && file.append(&["6".into()]).is_err());
+        assert_eq!((file.len(), file.read(2..5).unwrap()), (6, "234".into()));
+        let mut reader = Arc::clone(&file).reader();
+        let (mut end, mut byte) = (Vec::new(), [0]);
+        reader.seek(SeekFrom::End(-2)).unwrap();
+        reader.read_to_end(&mut end).unwrap();
+        reader.seek(SeekFrom::Start(1)).unwrap();
+        reader.read_exact(&mut byte).unwrap();
+        assert_eq!((&*end, &byte), (b"45".as_slice(), b"1"));
+        reader.seek(SeekFrom::Start(99)).unwrap();
+        assert_eq!(reader.read(&mut byte).unwrap(), 0);
+        drop((file, reader));
+        assert!(allowance.take(10).is_some());
     }
 
     quickcheck! {

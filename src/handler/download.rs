@@ -1,6 +1,10 @@
 //! Asks the driver for what other jobs made.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{
+    error::Error,
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use futures::channel::oneshot;
 
@@ -12,6 +16,30 @@ pub(crate) type Fetched = Result<Option<Arc<SpoolFile>>, DownloadError>;
 /// Begins a download and gives what ends it early.
 pub(crate) type Fetch =
     Box<dyn Fn(JobId, oneshot::Sender<Fetched>) -> Box<dyn FnOnce() + Send> + Send + Sync>;
+
+/// What was downloaded and may be asked for again. What is in memory is kept only while somebody
+/// uses it.
+pub(super) enum Kept {
+    OnDisk(Arc<SpoolFile>),
+    InMemory(Weak<SpoolFile>),
+}
+
+impl Kept {
+    pub(super) fn new(file: &Arc<SpoolFile>) -> Self {
+        if file.in_memory() {
+            Self::InMemory(Arc::downgrade(file))
+        } else {
+            Self::OnDisk(Arc::clone(file))
+        }
+    }
+
+    pub(super) fn file(&self) -> Option<Arc<SpoolFile>> {
+        match self {
+            Self::OnDisk(file) => Some(Arc::clone(file)),
+            Self::InMemory(file) => file.upgrade(),
+        }
+    }
+}
 
 /// Why the artifacts of a dependency could not be downloaded.
 ///

@@ -16,7 +16,7 @@ use futures::{channel::oneshot, future::BoxFuture};
 pub use super::section::{Section, SectionBuilder};
 use super::{
     JobResult,
-    download::{Fetch, FetchGuard},
+    download::{Fetch, FetchGuard, Kept},
     files::FileVariable,
     log::{Colour, JobLog},
     scope::Scope,
@@ -51,7 +51,7 @@ pub struct Job {
     adapter: Arc<dyn Adapter>,
     fetch: Fetch,
     /// What was downloaded, by the number of the job that made it.
-    fetched: Mutex<BTreeMap<JobId, Arc<SpoolFile>>>,
+    fetched: Mutex<BTreeMap<JobId, Kept>>,
 }
 
 impl Job {
@@ -399,8 +399,9 @@ impl<'a> Dependency<'a> {
 
     /// Downloads its artifacts; `None` if it has none.
     ///
-    /// The file is kept for the life of the job, so a second call is served from disk. A large one
-    /// is never in memory as a whole. What fails on the way is tried again, for some minutes.
+    /// A second call costs nothing while the first artifact is there; a large one is on disk and kept
+    /// for the life of the job. All downloads of a runner together take up to 32 MiB of memory. What
+    /// fails on the way is tried again, for some minutes.
     ///
     /// # Errors
     /// See [`DownloadError`].
@@ -425,8 +426,11 @@ impl<'a> Dependency<'a> {
         if self.info.artifacts_file.is_none() {
             return Ok(None);
         }
-        if let Some(file) = lock(&self.job.fetched).get(&self.info.id) {
-            return Ok(Some(Arc::clone(file)));
+        if let Some(file) = lock(&self.job.fetched)
+            .get(&self.info.id)
+            .and_then(Kept::file)
+        {
+            return Ok(Some(file));
         }
         let (done, fetched) = oneshot::channel();
         let guard = FetchGuard::new((self.job.fetch)(self.info.id, done));
@@ -435,7 +439,7 @@ impl<'a> Dependency<'a> {
         // Without an answer the job, or its runner, is no more.
         let file = fetched.unwrap_or(Err(DownloadError::Stopped))?;
         if let Some(file) = &file {
-            lock(&self.job.fetched).insert(self.info.id, Arc::clone(file));
+            lock(&self.job.fetched).insert(self.info.id, Kept::new(file));
         }
         Ok(file)
     }

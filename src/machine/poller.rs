@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::{
     backoff::{Backoff, Setback},
@@ -32,6 +32,10 @@ pub(super) struct Poller {
     token: TokenCheck,
     in_flight: Option<Poll>,
     last_update: Option<String>,
+    /// Why the next request comes at once, if it does.
+    haste: Option<Haste>,
+    /// Haste was of no use: GitLab does not hold requests.
+    never_holds: bool,
     /// No request of any kind before this: the server is in trouble, or refused us.
     hold_until: Time,
     /// No request for the capacity before this: there was no job a moment ago.
@@ -60,6 +64,16 @@ struct Poll {
     once: bool,
     /// The one that it was sent with.
     token: Secret,
+    haste: Option<Haste>,
+}
+
+/// Why to ask again without a pause, where GitLab holds requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Haste {
+    /// It let go of a request: there is something new.
+    Released,
+    /// It has told a new queue value, with which it holds the next request.
+    Told,
 }
 
 /// A job that GitLab handed out.
@@ -155,6 +169,7 @@ impl Poller {
             sent: core.now,
             once,
             token: core.config.token.clone(),
+            haste: self.haste.take(),
         });
     }
 
@@ -277,9 +292,8 @@ impl Poller {
             },
             StatusCode::NO_CONTENT => {
                 self.backoff.reset();
-                // A request that was held and then let go means that something is new.
-                let held = core.now.since(poll.sent) >= core.config.long_poll_threshold;
-                if held {
+                self.haste = self.haste_after(core, poll, response.headers());
+                if self.haste.is_some() {
                     self.next_poll = core.now;
                 } else {
                     self.pause(core);
@@ -325,6 +339,29 @@ impl Poller {
                 None
             }
         }
+    }
+
+    /// Whether to ask again at once after a 204. It never leads to more than two requests in a row
+    /// that were not held.
+    fn haste_after(&mut self, core: &Core, poll: &Poll, headers: &HeaderMap) -> Option<Haste> {
+        // A request that was held and then let go means that something is new.
+        if core.now.since(poll.sent) >= core.config.long_poll_threshold {
+            self.never_holds = false;
+            return Some(Haste::Released);
+        }
+        if !headers::is_from_front_end(headers) {
+            return None;
+        }
+        let haste = match headers::last_update(headers) {
+            // Perhaps it was held for a moment, perhaps not at all.
+            None => Haste::Released,
+            Some(_) => Haste::Told,
+        };
+        if haste == Haste::Released && poll.haste == Some(Haste::Released) {
+            self.never_holds = true;
+        }
+        let is_new = haste == Haste::Released || poll.haste.is_none();
+        (is_new && !self.never_holds).then_some(haste)
     }
 
     fn on_poll_failed(&mut self, core: &mut Core, poll: &Poll, trouble: Trouble, wait: Duration) {

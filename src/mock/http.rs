@@ -211,7 +211,7 @@ impl<S: Server> fmt::Debug for Loopback<S> {
 
 /// How much of a body is read, beyond what is wanted of it, before the connection is closed
 /// anyway: a close with unread bytes would take the reply with it.
-const MAX_DRAINED: usize = 4 * MAX_REQUEST_BODY;
+const MAX_DRAINED: usize = 16 * MAX_REQUEST_BODY;
 /// How long a client may take to notice an early reply and to stop sending.
 const LINGER: Duration = Duration::from_secs(10);
 

@@ -22,6 +22,8 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const JOB_STATUS: HeaderName = HeaderName::from_static("job-status");
 /// The state of the job queue; see [`last_update`].
 pub const X_GITLAB_LAST_UPDATE: HeaderName = HeaderName::from_static("x-gitlab-last-update");
+/// On all answers of a front end that may hold job requests.
+const GITLAB_CI_BUILDS_POLLING: HeaderName = HeaderName::from_static("gitlab-ci-builds-polling");
 /// How often to send the log, or when to ask again; see [`update_interval`].
 pub const X_GITLAB_TRACE_UPDATE_INTERVAL: HeaderName =
     HeaderName::from_static("x-gitlab-trace-update-interval");
@@ -103,6 +105,12 @@ pub fn last_update(headers: &HeaderMap) -> Option<String> {
     let is_good =
         value.len() <= MAX_LAST_UPDATE && value.bytes().all(|byte| byte.is_ascii_graphic());
     is_good.then(|| value.to_owned())
+}
+
+/// Whether there is a front end that may hold job requests. As GitLab is installed, it does so for
+/// no time at all.
+pub(crate) fn is_from_front_end(headers: &HeaderMap) -> bool {
+    headers.contains_key(GITLAB_CI_BUILDS_POLLING)
 }
 
 /// How long the server wants to be left alone from `now` on: until `RateLimit-ResetTime` if that is

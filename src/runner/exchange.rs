@@ -1,6 +1,7 @@
 //! One HTTP request and its reply, on the adapter and within its time.
 
 use std::{
+    io,
     path::PathBuf,
     pin::pin,
     sync::{
@@ -14,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{
     FutureExt, StreamExt,
     future::{AbortHandle, Abortable, BoxFuture, Either, select},
+    stream::{self, BoxStream},
 };
 use http::{Request, Response, StatusCode};
 
@@ -27,11 +29,15 @@ use crate::{
     handler::DownloadError,
     ids::RequestId,
     machine::{Input, ReplyBody, TimeLimit, Trouble},
-    spool::{SpoolFile, lost},
+    spool::{Allowance, SpoolFile, lost},
 };
 
 /// So much of a reply is put together before it is written to its file.
 const SPOOL_PIECE: usize = 1 << 20;
+
+/// Artifacts of other jobs are not written to disk while they are no more than this together, in
+/// bytes.
+pub(super) const SPOOLED_IN_MEMORY: usize = 32 << 20;
 
 /// One request to be sent.
 pub(super) struct Call {
@@ -42,10 +48,19 @@ pub(super) struct Call {
     pub(super) limit: TimeLimit,
 }
 
+/// Where a reply goes that is spooled.
+struct Place {
+    dir: PathBuf,
+    memory: Arc<Allowance>,
+}
+
 /// The task that makes the call and tells the driver what came of it, and what ends it.
 pub(super) fn task(options: &Options, call: Call) -> (BoxFuture<'static, ()>, AbortHandle) {
     let adapter = Arc::clone(&options.adapter);
-    let dir = options.build_dir.clone();
+    let place = Place {
+        dir: options.build_dir.clone(),
+        memory: Arc::clone(&options.memory),
+    };
     let answer = Answer {
         request: call.request,
         inbox: Arc::clone(&options.inbox),
@@ -54,7 +69,7 @@ pub(super) fn task(options: &Options, call: Call) -> (BoxFuture<'static, ()>, Ab
     let work = async move {
         let progress = Arc::new(Progress::new(&adapter));
         let watch = pin!(watch(&*adapter, &progress, call.limit));
-        let exchange = pin!(exchange(&adapter, dir, call, &progress));
+        let exchange = pin!(exchange(&adapter, &place, call, &progress));
         let outcome = match select(exchange, watch).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right(((), _)) => Err(TransportError::new(
@@ -74,7 +89,7 @@ pub(super) fn task(options: &Options, call: Call) -> (BoxFuture<'static, ()>, Ab
 
 async fn exchange(
     adapter: &Arc<dyn Adapter>,
-    dir: PathBuf,
+    place: &Place,
     call: Call,
     progress: &Arc<Progress>,
 ) -> Result<Message, TransportError> {
@@ -93,7 +108,7 @@ async fn exchange(
     let request = call.request;
     let limit = match call.reply {
         ReplyBody::Spool { download, .. } if parts.status == StatusCode::OK => {
-            let file = spool(adapter, dir, body, progress).await?;
+            let file = spool(adapter, place, body, progress).await?;
             return Ok(Message::Spooled {
                 request,
                 download,
@@ -133,36 +148,40 @@ async fn collect(body: Body, limit: usize) -> Bytes {
     all.slice(..all.len().min(limit))
 }
 
-/// All of `body`, in a file.
+/// All of `body`, in memory if there is room for it, else in a file.
 async fn spool(
     adapter: &Arc<dyn Adapter>,
-    dir: PathBuf,
+    place: &Place,
     body: Body,
     progress: &Progress,
 ) -> Result<Arc<SpoolFile>, TransportError> {
+    let (len, mut chunks) = match body {
+        Body::Empty => (Some(0), stream::empty().boxed()),
+        Body::Full(bytes) => (Some(bytes.len() as u64), stream::iter([Ok(bytes)]).boxed()),
+        Body::Stream { len, chunks } => (len, chunks),
+    };
+    if let Some(mut room) = len.and_then(|len| place.memory.take(len)) {
+        while let Some(chunk) = next(&mut chunks, progress).await? {
+            if !room.add(&chunk) {
+                return Err(broken("the reply is longer than it said"));
+            }
+        }
+        if !room.is_full() {
+            return Err(broken("the reply is shorter than it said"));
+        }
+        return Ok(Arc::new(room.finish()));
+    }
+
     let stored = |error| {
         let detail = "the reply could not be stored in the build directory";
         TransportError::new(TransportErrorKind::Store, true, detail).with_source(error)
     };
+    let dir = place.dir.clone();
     let file = unblock(&**adapter, move || SpoolFile::create(&dir)).await;
     let file = Arc::new(file.unwrap_or_else(|| Err(lost())).map_err(stored)?);
-    let (len, mut chunks) = match body {
-        Body::Empty => return Ok(file),
-        Body::Full(bytes) => (None, futures::stream::iter([Ok(bytes)]).boxed()),
-        Body::Stream { len, chunks } => (len, chunks),
-    };
     let (mut waiting, mut size) = (Vec::new(), 0);
     loop {
-        let chunk = match chunks.next().await.transpose() {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                let detail = "the reply broke off";
-                let error = TransportError::new(TransportErrorKind::Broken, true, detail)
-                    .with_source(error);
-                return Err(error);
-            }
-        };
-        progress.note();
+        let chunk = next(&mut chunks, progress).await?;
         let over = chunk.is_none();
         if let Some(chunk) = chunk {
             size += chunk.len();
@@ -179,12 +198,7 @@ async fn spool(
         }
     }
     if len.is_some_and(|len| len != file.len()) {
-        let detail = "the reply is shorter than it said";
-        return Err(TransportError::new(
-            TransportErrorKind::Broken,
-            true,
-            detail,
-        ));
+        return Err(broken("the reply is shorter than it said"));
     }
     Ok(file)
 }
@@ -203,6 +217,19 @@ pub(super) fn download_error(trouble: Trouble) -> DownloadError {
     }
 }
 
+async fn next(
+    chunks: &mut BoxStream<'static, io::Result<Bytes>>,
+    progress: &Progress,
+) -> Result<Option<Bytes>, TransportError> {
+    let chunk = chunks.next().await.transpose();
+    progress.note();
+    chunk.map_err(|error| broken("the reply broke off").with_source(error))
+}
+
+fn broken(detail: &'static str) -> TransportError {
+    TransportError::new(TransportErrorKind::Broken, true, detail)
+}
+
 /// The same body, and notes when a piece of it is taken.
 fn watched(body: Body, progress: &Arc<Progress>) -> Body {
     let Body::Stream { len, chunks } = body else {
@@ -214,7 +241,7 @@ fn watched(body: Body, progress: &Arc<Progress>) -> Body {
     let chunks = chunks
         .inspect(move |_| progress.note())
         .chain(
-            futures::stream::once(async move {
+            stream::once(async move {
                 over.sent();
                 None
             })

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     blocking::Blocking,
     collect::Collector,
+    exchange,
     inbox::{Inbox, Message},
     job_dir, notice,
     process::{Handler, Make, Process},
@@ -41,7 +42,7 @@ use crate::{
     ids::{ArtifactId, DownloadId, JobId},
     machine::{Collected, JobInput, MachineConfig, StepResult},
     protocol::{Failure, FailureReason, JobPayload, ScriptStatus},
-    spool::SpoolFile,
+    spool::{Allowance, SpoolFile},
     sync::lock,
     trace::{Masker, TraceSpool},
 };
@@ -55,6 +56,8 @@ pub(super) struct Options {
     pub(super) slow: Arc<Blocking>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) build_dir: PathBuf,
+    /// For downloads.
+    pub(super) memory: Arc<Allowance>,
     /// The wall clock at the origin of the adapter's time.
     pub(super) wall_origin: WallTime,
     /// Numbers downloads.
@@ -83,6 +86,7 @@ impl Options {
             slow: Blocking::new(Arc::clone(adapter), 4),
             inbox: Arc::clone(inbox),
             build_dir,
+            memory: Allowance::new(exchange::SPOOLED_IN_MEMORY),
             wall_origin: config.wall_origin,
             downloads: Arc::default(),
             trace_limit: settings.trace_limit,

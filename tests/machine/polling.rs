@@ -5,7 +5,7 @@ use std::time::Duration;
 use gitlab_runner::machine::{Input, JobInput, PollOutcome, StepResult};
 use serde_json::json;
 
-use crate::world::{Sent, TOKEN, World, html, payload, reply};
+use crate::world::{Reply, Sent, TOKEN, World, html, payload, reply};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -69,6 +69,55 @@ fn request_204_that_was_held_is_repeated_at_once() {
     let (mut world, poll) = polling();
     world.now = world.now + 50 * SECOND;
     world.reply(&poll, reply(204).header("Gitlab-Ci-Builds-Polling", "yes"));
+    world.request();
+}
+
+/// The front end's own 204 has no queue value, that of Rails has.
+fn front_end(value: Option<&str>) -> Reply {
+    let reply = reply(204).header("Gitlab-Ci-Builds-Polling", "yes");
+    match value {
+        Some(value) => reply.header("X-GitLab-Last-Update", value),
+        None => reply,
+    }
+}
+
+#[test]
+fn a_new_queue_value_is_held_at_once_and_a_short_hold_is_one() {
+    let (mut world, poll) = polling();
+    world.reply(&poll, front_end(Some("abc")));
+    let poll = world.request();
+    assert_eq!(poll.json()["last_update"], "abc");
+    world.now = world.now + SECOND / 3;
+    world.reply(&poll, front_end(None));
+    let poll = world.request();
+    // Another runner was faster.
+    world.reply(&poll, front_end(Some("def")));
+    let (wait, _) = world.next_request_after();
+    assert!(wait >= 3 * SECOND, "{wait:?}");
+}
+
+#[test]
+fn a_front_end_that_does_not_hold_is_not_asked_more_often() {
+    let (mut world, poll) = polling();
+    world.reply(&poll, front_end(Some("abc")));
+    for _ in 0..2 {
+        let poll = world.request();
+        world.reply(&poll, front_end(None));
+    }
+    for value in [None, Some("def"), None, Some("ghi")] {
+        let (wait, poll) = world.next_request_after();
+        assert!(wait >= 3 * SECOND, "{wait:?}");
+        world.reply(&poll, front_end(value));
+    }
+    // Now it does.
+    let poll = world.next_request();
+    world.now = world.now + 2 * SECOND;
+    world.reply(&poll, front_end(None));
+    let poll = world.request();
+    world.reply(&poll, front_end(Some("jkl")));
+    let (wait, poll) = world.next_request_after();
+    assert!(wait >= 3 * SECOND, "{wait:?}");
+    world.reply(&poll, front_end(Some("mno")));
     world.request();
 }
 

@@ -1,6 +1,7 @@
 //! Whole runs over loopback sockets: this crate, collabora's published one, and as the floor a bare
 //! client that sends the same requests. See `benches/README.md`.
 
+mod content;
 mod floor;
 mod process;
 mod report;
@@ -9,9 +10,13 @@ mod server;
 mod usage;
 mod work;
 
-use std::env;
+use std::{env, sync::Arc};
 
-use crate::{process::Who, usage::Meter, work::Work};
+use crate::{
+    process::Who,
+    usage::{Meter, Outcome},
+    work::Work,
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -39,16 +44,17 @@ fn client(who: Who, work: Work, server: &str) -> Result<(), BoxError> {
         .enable_all()
         .build()?;
     let usage = runtime.block_on(async {
+        let outcome = Arc::new(Outcome::default());
         let meter = Meter::start();
         match who {
-            Who::Floor => floor::run(server, work).await?,
-            Who::Ours => runner::ours::run(server, work, build_dir.path()).await?,
+            Who::Floor => floor::run(server, work, &outcome).await?,
+            Who::Ours => runner::ours::run(server, work, build_dir.path(), &outcome).await?,
             #[cfg(feature = "collabora")]
-            Who::Theirs => runner::theirs::run(server, work, build_dir.path()).await?,
+            Who::Theirs => runner::theirs::run(server, work, build_dir.path(), &outcome).await?,
             #[cfg(not(feature = "collabora"))]
             Who::Theirs => return Err("built without collabora's crate".into()),
         }
-        Ok::<_, BoxError>(meter.stop())
+        Ok::<_, BoxError>(meter.stop(&outcome))
     })?;
     println!("{}", serde_json::to_string(&usage)?);
     Ok(())

@@ -56,7 +56,7 @@ impl fmt::Display for Who {
 }
 
 /// What came of one run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Run {
     pub usage: Usage,
     pub seen: Seen,
@@ -138,10 +138,13 @@ fn run(who: Who, work: Work, profile: Option<&Path>) -> Result<Run, BoxError> {
     };
     if run.seen.intact != work.jobs() {
         eprintln!(
-            "!! {who}, {work}: only {} of {} jobs succeeded with their whole log !!",
+            "!! {who}, {work}: only {} of {} jobs succeeded with all that they made !!",
             run.seen.intact,
             work.jobs()
         );
+    }
+    if run.usage.failed > 0 {
+        eprintln!("!! {who}, {work}: {} downloads failed !!", run.usage.failed);
     }
     Ok(run)
 }

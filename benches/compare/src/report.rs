@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::{
     BoxError,
     process::{Run, Who, instructions, measure},
-    work::Work,
+    work::{Content, Work},
 };
 
 /// One row of the budgets.
@@ -59,6 +59,44 @@ const ROWS: &[Row] = &[
         counted: None,
         budget: "1 long poll at a time",
     },
+    Row {
+        name: "random",
+        title: "an artifact of 512 MiB of random bytes",
+        work: Work::Upload {
+            content: Content::Random,
+            mib: 512,
+        },
+        repetitions: 5,
+        counted: None,
+        budget: "3 x CPU and wall",
+    },
+    Row {
+        name: "text",
+        title: "an artifact of 256 MiB of text, compressed",
+        work: Work::Upload {
+            content: Content::Text,
+            mib: 256,
+        },
+        repetitions: 3,
+        counted: None,
+        budget: "1.2 x CPU",
+    },
+    Row {
+        name: "downloads",
+        title: "40 downloads of 16 MiB in one job",
+        work: Work::Downloads { count: 40, mib: 16 },
+        repetitions: 5,
+        counted: None,
+        budget: "1.5 x CPU, none fail",
+    },
+    Row {
+        name: "pick-up",
+        title: "15 jobs that come one by one, requests held for 50 seconds",
+        work: Work::PickUp { jobs: 15 },
+        repetitions: 1,
+        counted: None,
+        budget: "5 ms from the server's queue to the job's code, median",
+    },
 ];
 
 /// Measures the rows that are named, or all; `--quick` does each once and counts nothing.
@@ -104,7 +142,7 @@ impl Row {
         println!("\n{} ({repetitions} times in turn, medians)", self.title);
         println!("  budget: {}", self.budget);
         println!(
-            "  {:<10} {:>8} {:>7} {:>8} {:>7} {:>7} {:>8} {:>9} {:>8} {:>9} {:>8}  instructions",
+            "  {:<10} {:>8} {:>7} {:>8} {:>7} {:>7} {:>8} {:>9} {:>8} {:>9} {:>8}",
             "",
             "CPU s",
             "x",
@@ -136,9 +174,9 @@ impl Row {
                         "job" => per_line * more.lines() as f64,
                         _ => per_line,
                     };
-                    format!("{each:.0} a {unit}")
+                    format!("{each:.0} instructions a {unit}")
                 }
-                _ => String::new(),
+                _ => pick_up(runs),
             };
             println!(
                 "  {:<10} {:>8.3} {:>7.2} {:>8.3} {:>7.2} {:>7.1} {:>8.1} {:>9.1} {:>8} {:>9} {:>8.3}  {counted}",
@@ -156,6 +194,19 @@ impl Row {
             );
         }
         Ok(())
+    }
+}
+
+/// How long jobs waited to be picked up, if that was measured.
+fn pick_up(runs: &[Run]) -> String {
+    let waits = runs
+        .iter()
+        .flat_map(|run| run.seen.offered.iter().zip(&run.usage.started));
+    let mut waits: Vec<f64> = waits.map(|(offered, started)| started - offered).collect();
+    waits.sort_by(f64::total_cmp);
+    match waits.get(waits.len() / 2) {
+        Some(median) => format!("picked up in {:.1} ms", median * 1e3),
+        None => String::new(),
     }
 }
 

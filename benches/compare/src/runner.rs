@@ -5,6 +5,7 @@ macro_rules! client {
     ($name:ident, $runner:ident) => {
         pub mod $name {
             use std::{
+                borrow::Cow,
                 path::Path,
                 sync::{
                     Arc,
@@ -14,22 +15,49 @@ macro_rules! client {
 
             use tokio::{sync::Notify, task::yield_now, time::sleep};
             use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
-            use $runner::{GitlabLayer, JobHandler, JobResult, Phase, RunnerBuilder};
+            use $runner::{
+                GitlabLayer, JobHandler, JobResult, Phase, RunnerBuilder, UploadableFile, job::Job,
+            };
 
             use crate::{
                 BoxError,
+                content::{Made, MadeData},
                 server::TOKEN,
+                usage::Outcome,
                 work::{Line, Work, texts},
             };
 
             struct Handler {
                 work: Work,
+                job: Job,
                 texts: Arc<Vec<String>>,
+                outcome: Arc<Outcome>,
             }
 
             #[async_trait::async_trait]
-            impl JobHandler for Handler {
+            impl UploadableFile for Made {
+                type Data<'a> = MadeData;
+
+                fn get_path(&self) -> Cow<'_, str> {
+                    self.path()
+                }
+
+                async fn get_data(&self) -> Result<Self::Data<'_>, ()> {
+                    Ok(self.data())
+                }
+            }
+
+            #[async_trait::async_trait]
+            impl JobHandler<Made> for Handler {
                 async fn step(&mut self, _script: &[String], _phase: Phase) -> JobResult {
+                    if let Work::Downloads { .. } = self.work {
+                        for dependency in self.job.dependencies() {
+                            let downloaded = dependency.download().await;
+                            if !downloaded.is_ok_and(|it| it.is_some_and(|it| it.len() == 1)) {
+                                self.outcome.failed();
+                            }
+                        }
+                    }
                     let texts = &self.texts;
                     for number in 0..self.work.lines() {
                         if let Some(pause) = self.work.pause() {
@@ -42,9 +70,20 @@ macro_rules! client {
                     }
                     Ok(())
                 }
+
+                async fn get_uploadable_files(
+                    &mut self,
+                ) -> Result<Box<dyn Iterator<Item = Made> + Send>, ()> {
+                    Ok(Box::new(Made::of(self.work).into_iter()))
+                }
             }
 
-            pub async fn run(server: &str, work: Work, build_dir: &Path) -> Result<(), BoxError> {
+            pub async fn run(
+                server: &str,
+                work: Work,
+                build_dir: &Path,
+                outcome: &Arc<Outcome>,
+            ) -> Result<(), BoxError> {
                 let (layer, jobs) = GitlabLayer::new();
                 tracing_subscriber::registry().with(layer).init();
                 let mut runner = RunnerBuilder::new(server.parse()?, TOKEN, build_dir, jobs)
@@ -55,12 +94,19 @@ macro_rules! client {
                 let texts = Arc::new(texts());
                 let process = {
                     let all_started = Arc::clone(&all_started);
-                    move |_job: $runner::job::Job| {
+                    let outcome = Arc::clone(outcome);
+                    move |job: Job| {
+                        outcome.started();
                         if started.fetch_add(1, Ordering::Relaxed) + 1 == work.jobs() {
                             all_started.notify_one();
                         }
-                        let texts = Arc::clone(&texts);
-                        async move { Ok::<_, ()>(Handler { work, texts }) }
+                        let handler = Handler {
+                            work,
+                            job,
+                            texts: Arc::clone(&texts),
+                            outcome: Arc::clone(&outcome),
+                        };
+                        async move { Ok::<_, ()>(handler) }
                     }
                 };
                 let over = async {

@@ -1,6 +1,14 @@
 //! What a process has used.
 
-use std::{alloc::System, fs, time::Instant};
+use std::{
+    alloc::System,
+    fs,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
 
 use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
@@ -11,7 +19,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// What the work of a client has cost.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Usage {
     /// In seconds, of all threads.
     pub cpu: f64,
@@ -22,6 +30,38 @@ pub struct Usage {
     pub before: u64,
     /// The most memory that was ever resident, in bytes.
     pub peak: u64,
+    /// When each job was begun, in seconds since 1970.
+    pub started: Vec<f64>,
+    /// Downloads that failed.
+    pub failed: usize,
+}
+
+/// What a client notes about its jobs.
+#[derive(Default)]
+pub struct Outcome {
+    started: Mutex<Vec<f64>>,
+    failed: AtomicUsize,
+}
+
+impl Outcome {
+    /// The job's own code begins.
+    pub fn started(&self) {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.push(since_1970());
+    }
+
+    /// A download failed.
+    pub fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// In seconds.
+pub fn since_1970() -> f64 {
+    SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap_or_default()
+        .as_secs_f64()
 }
 
 pub struct Meter {
@@ -41,8 +81,14 @@ impl Meter {
         }
     }
 
-    pub fn stop(self) -> Usage {
+    pub fn stop(self, outcome: &Outcome) -> Usage {
+        let started = outcome
+            .started
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Usage {
+            started: started.clone(),
+            failed: outcome.failed.load(Ordering::Relaxed),
             cpu: cpu_time() - self.cpu,
             wall: self.wall.elapsed().as_secs_f64(),
             allocations: allocations() - self.allocations,

@@ -8,7 +8,7 @@ pub const LINE: usize = 100;
 pub const SHORT_LINES: usize = 20;
 
 /// One piece of work, as it stands on the command line: `short:2000`, `log:640000`, `live:500:20`,
-/// `idle:30`.
+/// `idle:30`, `random:512`, `text:256`, `downloads:40:16`, `pick-up:15`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// So many jobs of 20 lines, 64 at once.
@@ -19,13 +19,27 @@ pub enum Work {
     Live { jobs: usize, seconds: usize },
     /// No job at all, for so many seconds.
     Idle { seconds: usize },
+    /// One job with an artifact of so many MiB.
+    Upload { content: Content, mib: usize },
+    /// One job that downloads so many artifacts of so many MiB each, one after the other.
+    Downloads { count: usize, mib: usize },
+    /// So many jobs, each of which is there some time after the one before has ended.
+    PickUp { jobs: usize },
+}
+
+/// What an artifact is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing that compressing makes shorter.
+    Random,
+    Text,
 }
 
 impl Work {
     pub fn jobs(self) -> usize {
         match self {
-            Self::Short { jobs } | Self::Live { jobs, .. } => jobs,
-            Self::Log { .. } => 1,
+            Self::Short { jobs } | Self::Live { jobs, .. } | Self::PickUp { jobs } => jobs,
+            Self::Log { .. } | Self::Upload { .. } | Self::Downloads { .. } => 1,
             Self::Idle { .. } => 0,
         }
     }
@@ -35,7 +49,7 @@ impl Work {
         match self {
             Self::Short { .. } => 64,
             Self::Live { jobs, .. } => jobs,
-            Self::Log { .. } | Self::Idle { .. } => 1,
+            _ => 1,
         }
     }
 
@@ -45,8 +59,22 @@ impl Work {
             Self::Short { .. } => SHORT_LINES,
             Self::Log { lines } => lines,
             Self::Live { seconds, .. } => seconds,
-            Self::Idle { .. } => 0,
+            _ => 0,
         }
+    }
+
+    /// How many bytes there are to transfer besides logs, as files.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Upload { mib, .. } => mib << 20,
+            Self::Downloads { count, mib } => (count * mib) << 20,
+            _ => 0,
+        }
+    }
+
+    /// How long to hold a request for which there is no job.
+    pub fn long_poll(self) -> Option<Duration> {
+        matches!(self, Self::Idle { .. } | Self::PickUp { .. }).then_some(Duration::from_secs(50))
     }
 
     /// The pause ahead of each line.
@@ -76,6 +104,16 @@ impl FromStr for Work {
             ("log", &[lines]) => Ok(Self::Log { lines }),
             ("live", &[jobs, seconds]) => Ok(Self::Live { jobs, seconds }),
             ("idle", &[seconds]) => Ok(Self::Idle { seconds }),
+            ("random", &[mib]) => {
+                let content = Content::Random;
+                Ok(Self::Upload { content, mib })
+            }
+            ("text", &[mib]) => {
+                let content = Content::Text;
+                Ok(Self::Upload { content, mib })
+            }
+            ("downloads", &[count, mib]) => Ok(Self::Downloads { count, mib }),
+            ("pick-up", &[jobs]) => Ok(Self::PickUp { jobs }),
             _ => Err(wrong()),
         }
     }
@@ -88,6 +126,16 @@ impl fmt::Display for Work {
             Self::Log { lines } => write!(f, "log:{lines}"),
             Self::Live { jobs, seconds } => write!(f, "live:{jobs}:{seconds}"),
             Self::Idle { seconds } => write!(f, "idle:{seconds}"),
+            Self::Upload {
+                content: Content::Random,
+                mib,
+            } => write!(f, "random:{mib}"),
+            Self::Upload {
+                content: Content::Text,
+                mib,
+            } => write!(f, "text:{mib}"),
+            Self::Downloads { count, mib } => write!(f, "downloads:{count}:{mib}"),
+            Self::PickUp { jobs } => write!(f, "pick-up:{jobs}"),
         }
     }
 }
