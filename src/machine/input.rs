@@ -173,6 +173,8 @@ pub enum Collected {
     Nothing,
     /// It could not be packed. Why stands in the log of the job.
     Failed,
+    /// The handler panicked when it was asked for the files.
+    Panicked,
     /// It was ended by `Cancel(Forced)`.
     Cancelled,
 }

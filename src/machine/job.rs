@@ -253,10 +253,8 @@ impl JobMachine {
         if let State::Uploading(uploads) = &mut self.state
             && uploads.advance(core, self.exchange.calls())
         {
-            // As GitLab's own runner says it.
-            if uploads.has_failed() && self.failure.is_none() {
-                self.failure = Some(Failure::exit_code(1));
-            }
+            let failure = uploads.take_failure();
+            self.failure = self.failure.take().or(failure);
             self.clean_up(core);
         }
         loop {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ids::{ArtifactId, RequestId},
-    protocol::{ArtifactForm, ArtifactSpec, artifact_query, headers},
+    protocol::{ArtifactForm, ArtifactSpec, Failure, FailureReason, artifact_query, headers},
     time::Time,
     transport::TransportError,
 };
@@ -22,8 +22,8 @@ use crate::{
 pub(super) struct Uploads {
     queue: VecDeque<ArtifactId>,
     stage: Stage,
-    /// Whether one of them could not be packed or uploaded.
-    failed: bool,
+    /// What the first of them that could not be packed or uploaded means for the job.
+    failure: Option<Failure>,
 }
 
 #[derive(Debug)]
@@ -65,12 +65,17 @@ impl Uploads {
         Self {
             queue: queue.into_iter().collect(),
             stage: Stage::Idle,
-            failed: false,
+            failure: None,
         }
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed
+    pub(super) fn take_failure(&mut self) -> Option<Failure> {
+        self.failure.take()
+    }
+
+    fn failed(&mut self) {
+        // As GitLab's own runner says it.
+        self.failure.get_or_insert(Failure::exit_code(1));
     }
 
     pub(super) fn owns(&self, request: RequestId) -> bool {
@@ -140,8 +145,15 @@ impl Uploads {
                 )))
             }
             (Collected::Nothing, _) => Stage::Idle,
+            (Collected::Panicked, _) => {
+                // As after a step that panicked: nothing more is asked of that handler's files.
+                self.queue.clear();
+                let failure = Failure::new(FailureReason::RunnerSystemFailure);
+                self.failure.get_or_insert(failure);
+                Stage::Idle
+            }
             _ => {
-                self.failed = true;
+                self.failed();
                 Stage::Idle
             }
         };
@@ -193,7 +205,7 @@ impl Uploads {
                     &format!("Uploading artifacts as \"{kind}\" failed: GitLab {why}"),
                 );
                 core.notice(Notice::ArtifactFailed { artifact, why });
-                self.failed = true;
+                self.failed();
                 self.stage = Stage::Idle;
                 if trouble.is_refusal() {
                     UploadNews::Doubt

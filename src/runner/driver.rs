@@ -469,7 +469,7 @@ impl Driver {
                 let forced = entry.forced.clone();
                 let order = Order::Collect { artifact, forced };
                 if entry.orders.unbounded_send(order).is_err() {
-                    let outcome = Collected::Failed;
+                    let outcome = Collected::Panicked;
                     self.inbox
                         .job(job, JobInput::Collected { artifact, outcome });
                 }

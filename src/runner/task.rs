@@ -401,7 +401,7 @@ fn collected(
         Ended::Panicked(panic) => {
             let what = "the handler of the job, asked for its files,";
             system_failure(log, &panic_text(what, panic));
-            Collected::Failed
+            Collected::Panicked
         }
         Ended::Dropped => Collected::Cancelled,
     }
@@ -554,7 +554,7 @@ impl Duty {
             },
             Owed::Collect(artifact) => JobInput::Collected {
                 artifact,
-                outcome: Collected::Failed,
+                outcome: Collected::Panicked,
             },
             Owed::CleanUp => JobInput::CleanedUp {
                 trace: self.log.finish(),

@@ -616,7 +616,7 @@ impl Model {
                         files: 2,
                     },
                     Handled::Failed => Collected::Nothing,
-                    Handled::Panicked => Collected::Failed,
+                    Handled::Panicked => Collected::Panicked,
                 },
             },
             (Owed::CleanUp, _) => JobInput::CleanedUp { trace },

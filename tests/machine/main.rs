@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod commit;
+mod downloads;
 mod final_update;
 mod keep_alive;
 mod laws;

@@ -133,6 +133,40 @@ fn a_panic_in_a_step_fails_the_job_and_cleans_up() {
 }
 
 #[test]
+fn a_panic_while_files_are_listed_is_a_broken_runner() {
+    struct Panics;
+
+    #[async_trait]
+    impl JobHandler for Panics {
+        async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+            Ok(())
+        }
+
+        async fn get_uploadable_files(
+            &mut self,
+        ) -> Result<Box<dyn Iterator<Item = NoFiles> + Send>, ()> {
+            panic!("the shelf fell down");
+        }
+
+        async fn cleanup(&mut self) {
+            outputln!("cleaned up");
+        }
+    }
+
+    let world = World::new(21);
+    let spec = JobSpec::script(["true"]).artifact_paths(["*"]);
+    let report = world.run_process(spec, |_| async { Ok(Panics) });
+    assert_eq!(report.status, JobStatus::Failed);
+    assert_eq!(
+        report.failure_reason.as_deref(),
+        Some("runner_system_failure")
+    );
+    let log = report.log_text();
+    assert!(log.contains("panicked: the shelf fell down"), "{log}");
+    assert!(log.ends_with("cleaned up\n"), "{log}");
+}
+
+#[test]
 fn a_panic_in_the_clean_up_changes_nothing_but_the_log() {
     struct Panics;
 
