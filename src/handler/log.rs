@@ -207,7 +207,7 @@ impl JobLog {
             in_memory.boxed()
         } else {
             let file = lock(&self.spilled).clone()?;
-            file.stream(stored, Arc::clone(adapter))
+            file.stream(stored, 1, Arc::clone(adapter))
                 .chain(in_memory)
                 .boxed()
         };
