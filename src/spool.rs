@@ -27,8 +27,6 @@ use crate::{
 
 /// So much is read, or written, at a time.
 const PIECE: usize = 256 << 10;
-/// So many pieces are read ahead of whom they are for, at the most.
-const PIECES_AHEAD: usize = 2;
 
 /// A file without a name, which only this process can read.
 pub(crate) struct SpoolFile(Store);
@@ -104,11 +102,12 @@ impl SpoolFile {
         }
     }
 
-    /// These bytes, piece by piece; an error if they are not all there. May be called again, to
-    /// send them again.
+    /// These bytes, piece by piece, of which `at_once` are read at the same time; an error if they
+    /// are not all there. May be called again, to send them again.
     pub(crate) fn stream(
         self: Arc<Self>,
         range: Range<u64>,
+        at_once: usize,
         adapter: Arc<dyn Adapter>,
     ) -> impl Stream<Item = io::Result<Bytes>> {
         let start = range.start;
@@ -123,7 +122,7 @@ impl SpoolFile {
                     read.unwrap_or_else(|| Err(lost()))
                 }
             })
-            .buffered(PIECES_AHEAD)
+            .buffered(at_once)
     }
 
     /// Reads it from its start; several may read at once.

@@ -223,7 +223,7 @@ impl JobLog {
             in_memory.boxed()
         } else {
             let file = lock(&self.spilled).clone()?;
-            file.stream(stored, Arc::clone(adapter))
+            file.stream(stored, 1, Arc::clone(adapter))
                 .chain(in_memory)
                 .boxed()
         };

@@ -96,7 +96,10 @@ impl TraceWire {
     pub(super) fn grow(&mut self, now: Time, mark: TraceMark) {
         if mark.len > self.mark.len {
             self.mark = mark;
-            if self.due.is_none() {
+            if mark.len.saturating_sub(self.acknowledged) >= self.patch_limit {
+                // More of it would not travel together.
+                self.due = Some(now);
+            } else if self.due.is_none() {
                 self.due = Some(self.next_on_grid(now));
             }
         }
@@ -285,7 +288,10 @@ mod tests {
     #[test]
     fn a_backlog_is_sent_at_once() {
         let mut wire = wire();
-        wire.grow(Time::ZERO, mark(3 << 20));
+        wire.grow(Time::ZERO, mark((1 << 20) - 1));
+        assert_eq!(wire.due(), Some(Time::from_secs(3)));
+        wire.grow(Time::from_secs(1), mark(3 << 20));
+        assert_eq!(wire.due(), Some(Time::from_secs(1)));
         let (range, body) = wire.next_patch(JobId(1));
         assert_eq!((range, body.len()), (0..1 << 20, 1 << 20));
         wire.on_accepted(Time::from_secs(3), 1 << 20);

@@ -350,7 +350,7 @@ impl Driver {
                 let file = entry.and_then(|entry| entry.packed.of(artifact));
                 file.map(|file| {
                     let chunks = stream::iter([Ok(head.clone())])
-                        .chain(file.stream(0..len, Arc::clone(&self.adapter)))
+                        .chain(file.stream(0..len, 2, Arc::clone(&self.adapter)))
                         .chain(stream::iter([Ok(tail.clone())]))
                         .boxed();
                     let len = (head.len() + tail.len()) as u64 + len;
