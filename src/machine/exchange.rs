@@ -29,8 +29,7 @@ use crate::{
     transport::{TransportError, TransportErrorKind},
 };
 
-/// A 404 comes from a proxy or a wrong path: only this many in a row, over at least
-/// [`MISSING_TIME`], count as the end of the job.
+/// A proxy may say 404: only so many in a row, over at least [`MISSING_TIME`], end the job.
 const MISSING_LIMIT: u32 = 5;
 const MISSING_TIME: Duration = Duration::from_secs(60);
 
