@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/mock", &["ids", "secret", "time"]),
     ("src/error.rs", &["machine"]),
     ("src/adapter", &["sync", "time", "transport"]),
+    ("src/adapter/conformance", &["adapter", "mock", "time"]),
     ("src/spool.rs", &["adapter", "sync"]),
     (
         "src/artifact",

@@ -16,6 +16,8 @@ use futures::{future::BoxFuture, stream::BoxStream};
 pub use crate::transport::{TransportError, TransportErrorKind};
 use crate::{Time, sync::lock};
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 #[cfg(feature = "tokio")]
 #[path = "../../adapters/hyper_common.rs"]
 mod hyper_common;

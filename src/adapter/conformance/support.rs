@@ -1,38 +1,73 @@
-//! A scripted [`Server`], raw TCP servers, and short ways to send.
+//! A scripted [`Server`], raw TCP servers, a certificate authority, and short ways to send.
 
 use std::{
     collections::VecDeque,
+    fmt,
     future::Future,
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::StreamExt;
-use gitlab_runner::{
-    Time,
-    adapter::{Adapter, Body, TransportError, TransportErrorKind},
-    mock::{Answer, HoldId, Server},
+use futures::{
+    StreamExt,
+    channel::oneshot,
+    future::{self, Either},
 };
 use http::{Request, Response};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+use crate::{
+    Time,
+    adapter::{Adapter, Body, TransportError, TransportErrorKind},
+    mock::{Answer, HoldId, Server, http::ServerTls},
+};
 
 /// No test takes nearly as long; a hang ends here.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Ends a test that hangs.
-pub(crate) async fn bounded<T>(test: impl Future<Output = T>) -> T {
-    tokio::time::timeout(LIMIT, test)
-        .await
-        .expect("the test hangs")
+/// Ends a test that hangs, by a panic. Needs no runtime.
+pub async fn bounded<T>(test: impl Future<Output = T>) -> T {
+    let (_goes_on, ended) = mpsc::channel::<()>();
+    let (ring, alarm) = oneshot::channel();
+    thread::spawn(move || {
+        if ended.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = ring.send(());
+        }
+    });
+    match future::select(pin!(test), alarm).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => panic!("the test hangs"),
+    }
 }
 
-pub(crate) fn request(method: &str, uri: &str, body: Body) -> Request<Body> {
+/// The result of work that may block, done on a thread of its own.
+pub async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = oneshot::channel();
+    thread::spawn(move || drop(done.send(work())));
+    result.await.expect("the work panicked")
+}
+
+/// The result of a task that the adapter runs by itself, from now on.
+pub fn spawned<T: Send + 'static>(
+    adapter: &dyn Adapter,
+    task: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    let (done, result) = oneshot::channel();
+    adapter.spawn(Box::pin(async move { drop(done.send(task.await)) }));
+    async { result.await.expect("the task was lost") }
+}
+
+/// A request without headers.
+pub fn request(method: &str, uri: &str, body: Body) -> Request<Body> {
     Request::builder()
         .method(method)
         .uri(uri)
@@ -40,27 +75,19 @@ pub(crate) fn request(method: &str, uri: &str, body: Body) -> Request<Body> {
         .unwrap()
 }
 
-pub(crate) async fn get(
-    adapter: &dyn Adapter,
-    uri: &str,
-) -> Result<Response<Body>, TransportError> {
+/// Sends a `GET`.
+///
+/// # Errors
+/// Those of the adapter.
+pub async fn get(adapter: &dyn Adapter, uri: &str) -> Result<Response<Body>, TransportError> {
     adapter.send(request("GET", uri, Body::Empty)).await
 }
 
-/// Asserts what the adapter has to say about a failure.
-pub(crate) fn assert_failure(
-    error: &TransportError,
-    kind: TransportErrorKind,
-    maybe_delivered: bool,
-) {
-    assert_eq!(
-        (error.kind(), error.maybe_delivered()),
-        (kind, maybe_delivered),
-        "{error}"
-    );
-}
-
-pub(crate) async fn collect(body: Body) -> io::Result<Vec<u8>> {
+/// A whole body in memory.
+///
+/// # Errors
+/// The first one of the body.
+pub async fn collect(body: Body) -> io::Result<Vec<u8>> {
     match body {
         Body::Empty => Ok(Vec::new()),
         Body::Full(bytes) => Ok(bytes.to_vec()),
@@ -71,24 +98,34 @@ pub(crate) async fn collect(body: Body) -> io::Result<Vec<u8>> {
             }
             Ok(all)
         }
-        other => panic!("unknown body {other:?}"),
     }
 }
 
-/// A server whose paths say what it does.
-#[derive(Default)]
-pub(crate) struct Probe {
+/// Asserts what the adapter has to say about a failure.
+pub fn assert_failure(error: &TransportError, kind: TransportErrorKind, maybe_delivered: bool) {
+    assert_eq!(
+        (error.kind(), error.maybe_delivered()),
+        (kind, maybe_delivered),
+        "{error}"
+    );
+}
+
+/// A server whose paths say what it does: `/hold`, `/later`, `/close`, `/cut`, `/redirect`,
+/// `/wrong-length`, `/status/404`; all others give the request's body back.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Probe {
     /// `METHOD /path` of every request.
-    pub(crate) seen: Vec<String>,
+    pub seen: Vec<String>,
     /// Open holds, oldest first.
-    pub(crate) holds: Vec<HoldId>,
+    pub holds: Vec<HoldId>,
     /// Holds whose client went away.
-    pub(crate) dropped: Vec<HoldId>,
+    pub dropped: Vec<HoldId>,
     /// Holds to be answered.
-    pub(crate) released: VecDeque<HoldId>,
+    pub released: VecDeque<HoldId>,
     due: VecDeque<(Time, HoldId)>,
     /// Shows when the server itself is dropped.
-    pub(crate) life: Arc<()>,
+    pub life: Arc<()>,
 }
 
 impl Probe {
@@ -162,8 +199,9 @@ impl Server for Probe {
     }
 }
 
-/// A TCP server that does what the test says with each connection, one after the other.
-pub(crate) struct Raw {
+/// A TCP server on a free port that does what the test says with each connection, one after the other.
+#[derive(Debug)]
+pub struct Raw {
     addr: SocketAddr,
     stop: Arc<AtomicBool>,
     /// The connection in service.
@@ -172,13 +210,14 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    pub(crate) fn start(mut serve: impl FnMut(TcpStream) + Send + 'static) -> Self {
+    /// Calls `serve` with each connection.
+    pub fn start(mut serve: impl FnMut(TcpStream) + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let current = Arc::new(Mutex::new(None));
         let (stopped, serving) = (stop.clone(), current.clone());
-        let thread = std::thread::spawn(move || {
+        let thread = thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.unwrap();
                 *serving.lock().unwrap() = Some(stream.try_clone().unwrap());
@@ -200,7 +239,7 @@ impl Raw {
     }
 
     /// Replies this to everything, then reads until the client closes.
-    pub(crate) fn reply(reply: impl Into<Vec<u8>>) -> Self {
+    pub fn reply(reply: impl Into<Vec<u8>>) -> Self {
         let reply = reply.into();
         Self::start(move |mut stream| {
             if read_head(&mut stream).is_some() {
@@ -211,11 +250,13 @@ impl Raw {
         })
     }
 
-    pub(crate) fn url(&self, path: &str) -> String {
+    /// The URL of this path.
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    /// The port.
+    pub fn port(&self) -> u16 {
         self.addr.port()
     }
 }
@@ -229,14 +270,14 @@ impl Drop for Raw {
         }
         drop(TcpStream::connect(self.addr));
         let ended = self.thread.take().unwrap().join();
-        if !std::thread::panicking() {
+        if !thread::panicking() {
             ended.expect("the raw server panicked");
         }
     }
 }
 
 /// The request line and headers in lower case; `None` if the client left before their end.
-pub(crate) fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -249,6 +290,45 @@ pub(crate) fn read_head(stream: &mut TcpStream) -> Option<String> {
 }
 
 /// Reads until the client closes, so that our own close cannot overtake what was sent.
-pub(crate) fn drain(stream: &mut TcpStream) {
+pub fn drain(stream: &mut TcpStream) {
     drop(io::copy(stream, &mut io::sink()));
+}
+
+/// A certificate authority of a test.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    /// One of this name. Two of the same name differ in their keys.
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    /// Its certificate.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for a server that has these names or addresses.
+    pub fn server(&self, names: &[&str]) -> ServerTls {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names)
+            .unwrap()
+            .signed_by(&key, &self.0)
+            .unwrap();
+        ServerTls {
+            cert_chain_pem: certificate.pem().into_bytes(),
+            key_pem: key.serialize_pem().into_bytes(),
+        }
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
 }

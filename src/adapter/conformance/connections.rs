@@ -1,0 +1,196 @@
+//! How connections are used: kept, used again, given up, never used to send twice.
+
+use std::{
+    io::Write,
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use futures::{
+    future::{self, Either},
+    pin_mut,
+};
+
+use super::{Exemption, Subject, support::*};
+use crate::{
+    adapter::{Adapter, Body, TransportErrorKind::Broken},
+    mock::http::Loopback,
+};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+pub async fn a_connection_is_kept_and_used_again(subject: &dyn Subject) {
+    let server = Loopback::start(Probe::default()).unwrap();
+    echoes(&*subject.adapter(&[]), &server).await;
+}
+
+pub async fn a_tls_connection_is_kept_and_used_again(subject: &dyn Subject) {
+    let authority = Authority::new("ours");
+    let server = Loopback::start_tls(Probe::default(), authority.server(&["127.0.0.1"])).unwrap();
+    echoes(&*subject.adapter(&[authority.pem()]), &server).await;
+}
+
+async fn echoes(adapter: &dyn Adapter, server: &Loopback<Probe>) {
+    for round in 0..20 {
+        let text = format!("round {round}");
+        let body = Body::Full(text.clone().into());
+        let reply = adapter
+            .send(request("POST", &format!("{}/echo", server.url()), body))
+            .await
+            .unwrap();
+        assert_eq!(reply.status(), 200);
+        let Body::Stream { len, .. } = reply.body() else {
+            panic!("{reply:?}")
+        };
+        assert_eq!(*len, Some(text.len() as u64));
+        assert_eq!(collect(reply.into_body()).await.unwrap(), text.as_bytes());
+    }
+    assert_eq!(server.with(|probe, _| probe.seen.len()), 20);
+    // A connection may come back just too late for the next request, but not twenty times.
+    assert!(server.connections() < 10, "{}", server.connections());
+}
+
+pub async fn a_hundred_requests_at_once(subject: &dyn Subject) {
+    let server = Arc::new(Loopback::start(Probe::default()).unwrap());
+    let adapter = subject.adapter(&[]);
+    let uri = format!("{}/hold", server.url());
+    let requests: Vec<_> = (0..100)
+        .map(|_| {
+            let (sender, uri) = (adapter.clone(), uri.clone());
+            spawned(&*adapter, async move {
+                let reply = get(&*sender, &uri).await.unwrap();
+                collect(reply.into_body()).await.unwrap()
+            })
+        })
+        .collect();
+    let waiting = server.clone();
+    let all = elsewhere(move || {
+        waiting.wait_until(LIMIT, |probe| (probe.holds.len() == 100).then_some(()))
+    });
+    assert_eq!(all.await, Some(()), "they wait for each other");
+    server.with(|probe, _| probe.released.extend(probe.holds.clone()));
+    for text in future::join_all(requests).await {
+        assert_eq!(text, b"released");
+    }
+    assert_eq!(server.connections(), 100);
+}
+
+/// Each request meets a connection that is about to close, or has been closed.
+pub async fn nothing_is_sent_twice(subject: &dyn Subject) {
+    let (send, heads) = mpsc::channel();
+    let raw = Raw::start(move |mut stream| {
+        if let Some(head) = read_head(&mut stream) {
+            send.send(head).unwrap();
+            stream.write_all(OK).unwrap();
+        }
+    });
+    let adapter = subject.adapter(&[]);
+    let mut answers = Vec::new();
+    for number in 0..50 {
+        let request = request("POST", &raw.url(&format!("/{number}")), Body::Empty);
+        answers.push(adapter.send(request).await);
+    }
+    assert!(answers[0].is_ok());
+    drop(raw);
+    let heads: Vec<_> = heads.iter().collect();
+    for (number, answer) in answers.iter().enumerate() {
+        let line = format!("post /{number} http");
+        let seen = heads.iter().filter(|head| head.starts_with(&line)).count();
+        match answer {
+            Ok(_) => assert_eq!(seen, 1),
+            Err(error) if error.maybe_delivered() => assert!(seen <= 1),
+            Err(error) => assert_eq!(seen, 0, "{error}"),
+        }
+    }
+}
+
+/// The server takes a request on a connection that was used before, and closes it. It may have
+/// done what it was asked to.
+pub async fn a_lost_reply_is_not_asked_for_again(subject: &dyn Subject) {
+    for (method, body) in [("POST", Some("ask")), ("GET", None)] {
+        if body.is_none() && subject.is_exempt(Exemption::RepeatsWithoutBody) {
+            continue;
+        }
+        let (send, heads) = mpsc::channel();
+        let raw = Raw::start(move |mut stream| {
+            let send = send.clone();
+            // Several at a time: a connection may come back too late to be used again.
+            thread::spawn(move || {
+                while let Some(head) = read_head(&mut stream) {
+                    let first = head.contains("/first");
+                    send.send(head).unwrap();
+                    if !first {
+                        return;
+                    }
+                    stream.write_all(OK).unwrap();
+                }
+            });
+        });
+        let adapter = subject.adapter(&[]);
+        for _ in 0..5 {
+            let reply = get(&*adapter, &raw.url("/first")).await.unwrap();
+            collect(reply.into_body()).await.unwrap();
+        }
+        let body = body.map_or(Body::Empty, |text| Body::Full(text.into()));
+        let error = adapter
+            .send(request(method, &raw.url("/second"), body))
+            .await;
+        assert_failure(&error.unwrap_err(), Broken, true);
+        drop((adapter, raw));
+        let seen = heads.iter().filter(|head| head.contains("/second")).count();
+        assert_eq!(seen, 1, "{method}");
+    }
+}
+
+pub async fn dropping_a_request_closes_its_connection(subject: &dyn Subject) {
+    let server = Arc::new(Loopback::start(Probe::default()).unwrap());
+    let adapter = subject.adapter(&[]);
+    let uri = format!("{}/hold", server.url());
+    let waiting = server.clone();
+    let held = elsewhere(move || waiting.wait_until(LIMIT, |probe| probe.holds.first().copied()));
+    let hold = {
+        let send = get(&*adapter, &uri);
+        pin_mut!(held, send);
+        // Here the request is dropped.
+        match future::select(held, send).await {
+            Either::Left((held, _)) => held.expect("the request never came"),
+            Either::Right((reply, _)) => panic!("answered: {reply:?}"),
+        }
+    };
+    let dropped =
+        elsewhere(move || server.wait_until(LIMIT, |probe| probe.dropped.first().copied()));
+    assert_eq!(dropped.await, Some(hold));
+}
+
+pub async fn dropping_a_reply_closes_its_connection(subject: &dyn Subject) {
+    let (send, closed) = mpsc::channel();
+    let raw = Raw::start(move |mut stream| {
+        read_head(&mut stream).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome")
+            .unwrap();
+        drain(&mut stream);
+        send.send(()).unwrap();
+    });
+    let adapter = subject.adapter(&[]);
+    let reply = get(&*adapter, &raw.url("/")).await.unwrap();
+    drop(reply);
+    elsewhere(move || closed.recv_timeout(LIMIT).unwrap()).await;
+}
+
+/// Idle connections are the adapter's, and end with it.
+pub async fn dropping_the_adapter_closes_its_connections(subject: &dyn Subject) {
+    let (send, closed) = mpsc::channel();
+    let raw = Raw::start(move |mut stream| {
+        read_head(&mut stream).unwrap();
+        stream.write_all(OK).unwrap();
+        drain(&mut stream);
+        send.send(()).unwrap();
+    });
+    let adapter = subject.adapter(&[]);
+    let reply = get(&*adapter, &raw.url("/")).await.unwrap();
+    collect(reply.into_body()).await.unwrap();
+    assert!(closed.try_recv().is_err(), "it was not kept");
+    drop(adapter);
+    elsewhere(move || closed.recv_timeout(LIMIT).unwrap()).await;
+}
