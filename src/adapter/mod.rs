@@ -18,9 +18,21 @@ use crate::{Time, sync::lock};
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
-#[cfg(feature = "tokio")]
-#[path = "../../adapters/hyper_common.rs"]
-mod hyper_common;
+
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[path = "../../adapters/common.rs"]
+mod common;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[path = "../../adapters/options.rs"]
+mod options;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[path = "../../adapters/tls.rs"]
+mod tls;
+
+#[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/hyper_reply.rs"]
+mod hyper_reply;
+
 #[cfg(feature = "tokio")]
 #[path = "../../adapters/tokio_clock.rs"]
 mod tokio_clock;
@@ -28,6 +40,21 @@ mod tokio_clock;
 #[path = "../../adapters/tokio_hyper.rs"]
 mod tokio_hyper;
 
+#[cfg(feature = "async-std")]
+#[path = "../../adapters/async_std_isahc.rs"]
+mod async_std_isahc;
+
+#[cfg(feature = "smol")]
+#[path = "../../adapters/smol_hyper.rs"]
+mod smol_hyper;
+#[cfg(feature = "smol")]
+#[path = "../../adapters/smol_pool.rs"]
+mod smol_pool;
+
+#[cfg(feature = "async-std")]
+pub use async_std_isahc::{AsyncStdIsahc, AsyncStdIsahcBuilder};
+#[cfg(feature = "smol")]
+pub use smol_hyper::{SmolHyper, SmolHyperBuilder};
 #[cfg(feature = "tokio")]
 pub use tokio_hyper::{TokioHyper, TokioHyperBuilder};
 
@@ -166,19 +193,33 @@ impl Error for AdapterError {
     }
 }
 
-/// The live adapter for the runtime that this is called in.
+/// The live adapter for the runtime that this is called in: inside tokio that on tokio; else that on
+/// smol, else that on async-std, which both start their runtime when they need it.
 ///
 /// # Errors
 /// `NoRuntime` outside of any runtime that an enabled adapter can use.
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 pub(crate) fn default_adapter() -> Result<Arc<dyn Adapter>, AdapterError> {
-    Ok(Arc::new(TokioHyper::new()?))
+    #[cfg(feature = "tokio")]
+    let tokio = TokioHyper::new().map(|adapter| Arc::new(adapter) as _);
+    #[cfg(all(feature = "tokio", any(feature = "smol", feature = "async-std")))]
+    if tokio.is_ok() {
+        return tokio;
+    }
+    #[cfg(feature = "smol")]
+    let adapter = Ok(Arc::new(SmolHyper::new()) as _);
+    #[cfg(all(feature = "async-std", not(feature = "smol")))]
+    let adapter = AsyncStdIsahc::new().map(|adapter| Arc::new(adapter) as _);
+    #[cfg(not(any(feature = "smol", feature = "async-std")))]
+    let adapter = tokio;
+    adapter
 }
 
-#[cfg(all(test, feature = "tokio"))]
+#[cfg(all(test, any(feature = "tokio", feature = "smol", feature = "async-std")))]
 mod tests {
     use super::*;
 
+    #[cfg(not(any(feature = "smol", feature = "async-std")))]
     #[test]
     fn there_is_no_adapter_outside_of_a_runtime() {
         let error = default_adapter().unwrap_err();
@@ -186,9 +227,24 @@ mod tests {
         assert!(error.to_string().contains("tokio runtime"), "{error}");
     }
 
+    #[cfg(feature = "tokio")]
     #[tokio::test]
     async fn inside_tokio_it_is_tokio() {
         let adapter = default_adapter().unwrap();
         assert!(format!("{adapter:?}").starts_with("TokioHyper"));
+    }
+
+    #[cfg(feature = "smol")]
+    #[test]
+    fn elsewhere_it_is_smol() {
+        let adapter = smol::block_on(async { default_adapter().unwrap() });
+        assert!(format!("{adapter:?}").starts_with("SmolHyper"));
+    }
+
+    #[cfg(all(feature = "async-std", not(feature = "smol")))]
+    #[test]
+    fn without_smol_it_is_async_std() {
+        let adapter = default_adapter().unwrap();
+        assert!(format!("{adapter:?}").starts_with("AsyncStdIsahc"));
     }
 }

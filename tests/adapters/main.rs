@@ -8,7 +8,11 @@
     reason = "helpers of tests are tests, too"
 )]
 
+#[cfg(feature = "async-std")]
+mod async_std_isahc;
 #[cfg(feature = "tokio")]
 mod loopback;
+#[cfg(feature = "smol")]
+mod smol_hyper;
 #[cfg(feature = "tokio")]
 mod tokio_hyper;

@@ -2,8 +2,7 @@
 
 use std::{
     io::Write,
-    sync::{Arc, mpsc},
-    thread,
+    sync::{Arc, Mutex, mpsc},
 };
 
 use futures::{
@@ -15,6 +14,7 @@ use super::{Exemption, Subject, support::*};
 use crate::{
     adapter::{Adapter, Body, TransportErrorKind::Broken},
     mock::http::Loopback,
+    sync::lock,
 };
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -113,18 +113,14 @@ pub async fn a_lost_reply_is_not_asked_for_again(subject: &dyn Subject) {
         }
         let (send, heads) = mpsc::channel();
         let raw = Raw::start(move |mut stream| {
-            let send = send.clone();
-            // Several at a time: a connection may come back too late to be used again.
-            thread::spawn(move || {
-                while let Some(head) = read_head(&mut stream) {
-                    let first = head.contains("/first");
-                    send.send(head).unwrap();
-                    if !first {
-                        return;
-                    }
-                    stream.write_all(OK).unwrap();
+            while let Some(head) = read_head(&mut stream) {
+                let first = head.contains("/first");
+                send.send(head).unwrap();
+                if !first {
+                    return;
                 }
-            });
+                stream.write_all(OK).unwrap();
+            }
         });
         let adapter = subject.adapter(&[]);
         for _ in 0..5 {
@@ -143,39 +139,83 @@ pub async fn a_lost_reply_is_not_asked_for_again(subject: &dyn Subject) {
 }
 
 pub async fn dropping_a_request_closes_its_connection(subject: &dyn Subject) {
-    let server = Arc::new(Loopback::start(Probe::default()).unwrap());
+    let dropped = Dropped::start(subject, b"", b"HTTP/1.1 200 OK\r\nX: ");
     let adapter = subject.adapter(&[]);
-    let uri = format!("{}/hold", server.url());
-    let waiting = server.clone();
-    let held = elsewhere(move || waiting.wait_until(LIMIT, |probe| probe.holds.first().copied()));
-    let hold = {
-        let send = get(&*adapter, &uri);
-        pin_mut!(held, send);
+    let uri = dropped.raw.url("/");
+    let came = dropped.came();
+    let send = get(&*adapter, &uri);
+    {
+        pin_mut!(came, send);
         // Here the request is dropped.
-        match future::select(held, send).await {
-            Either::Left((held, _)) => held.expect("the request never came"),
-            Either::Right((reply, _)) => panic!("answered: {reply:?}"),
+        if let Either::Right((reply, _)) = future::select(came, send).await {
+            panic!("answered: {reply:?}");
         }
-    };
-    let dropped =
-        elsewhere(move || server.wait_until(LIMIT, |probe| probe.dropped.first().copied()));
-    assert_eq!(dropped.await, Some(hold));
+    }
+    dropped.closed().await;
 }
 
 pub async fn dropping_a_reply_closes_its_connection(subject: &dyn Subject) {
-    let (send, closed) = mpsc::channel();
-    let raw = Raw::start(move |mut stream| {
-        read_head(&mut stream).unwrap();
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome")
-            .unwrap();
-        drain(&mut stream);
-        send.send(()).unwrap();
-    });
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nsome";
+    let dropped = Dropped::start(subject, head, b"more");
     let adapter = subject.adapter(&[]);
-    let reply = get(&*adapter, &raw.url("/")).await.unwrap();
+    let reply = get(&*adapter, &dropped.raw.url("/")).await.unwrap();
     drop(reply);
-    elsewhere(move || closed.recv_timeout(LIMIT).unwrap()).await;
+    dropped.closed().await;
+}
+
+/// A server that waits for the client to close its connection.
+struct Dropped {
+    raw: Raw,
+    came: Arc<Mutex<mpsc::Receiver<()>>>,
+    /// Lets a server go on that has to, for the client to notice.
+    go_on: mpsc::Sender<()>,
+    closed: mpsc::Receiver<()>,
+}
+
+impl Dropped {
+    /// Says `first` to a request, and for an adapter that cannot do without more of `more` later.
+    fn start(subject: &dyn Subject, first: &'static [u8], more: &'static [u8]) -> Self {
+        let late = subject.is_exempt(Exemption::NoticesDropLate);
+        let (send_came, came) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let (send_closed, closed) = mpsc::channel();
+        let goes_on = Mutex::new(goes_on);
+        let raw = Raw::start(move |mut stream| {
+            read_head(&mut stream).unwrap();
+            stream.write_all(first).unwrap();
+            send_came.send(()).unwrap();
+            if late {
+                lock(&goes_on).recv().unwrap();
+                let more = more.repeat(1024);
+                while stream.write_all(&more).is_ok() {}
+            } else {
+                drain(&mut stream);
+            }
+            send_closed.send(()).unwrap();
+        });
+        Self {
+            raw,
+            came: Arc::new(Mutex::new(came)),
+            go_on,
+            closed,
+        }
+    }
+
+    /// Until the server has the request.
+    fn came(&self) -> impl Future<Output = ()> + use<> {
+        let came = self.came.clone();
+        elsewhere(move || {
+            lock(&came)
+                .recv_timeout(LIMIT)
+                .expect("the request never came")
+        })
+    }
+
+    async fn closed(self) {
+        self.go_on.send(()).unwrap();
+        let closed = self.closed;
+        elsewhere(move || closed.recv_timeout(LIMIT).expect("it stays open")).await;
+    }
 }
 
 /// Idle connections are the adapter's, and end with it.

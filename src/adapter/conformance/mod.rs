@@ -88,6 +88,11 @@ pub enum Exemption {
     /// A request without a body may be sent once more when the connection it went out on had been
     /// used before and was closed without a reply.
     RepeatsWithoutBody,
+    /// The connection of a dropped request or reply is closed only when the server sends more.
+    NoticesDropLate,
+    /// A server that refuses the client behind the handshake is one that broke the connection
+    /// (`Broken`, and the request may have been delivered).
+    HidesLateRefusal,
 }
 
 /// Runs one case. Called by [`adapter_conformance!`](crate::adapter_conformance).

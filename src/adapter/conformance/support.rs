@@ -1,7 +1,7 @@
 //! A scripted [`Server`], raw TCP servers, a certificate authority, and short ways to send.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt,
     future::Future,
     io::{self, Read, Write},
@@ -29,6 +29,7 @@ use crate::{
     Time,
     adapter::{Adapter, Body, TransportError, TransportErrorKind},
     mock::{Answer, HoldId, Server, http::ServerTls},
+    sync::lock,
 };
 
 /// No test takes nearly as long; a hang ends here.
@@ -199,41 +200,47 @@ impl Server for Probe {
     }
 }
 
-/// A TCP server on a free port that does what the test says with each connection, one after the other.
+/// A TCP server on a free port that does what the test says with each connection, on a thread of
+/// its own.
 #[derive(Debug)]
 pub struct Raw {
     addr: SocketAddr,
     stop: Arc<AtomicBool>,
-    /// The connection in service.
-    current: Arc<Mutex<Option<TcpStream>>>,
+    connections: Arc<Mutex<BTreeMap<usize, TcpStream>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Raw {
     /// Calls `serve` with each connection.
-    pub fn start(mut serve: impl FnMut(TcpStream) + Send + 'static) -> Self {
+    pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let current = Arc::new(Mutex::new(None));
-        let (stopped, serving) = (stop.clone(), current.clone());
+        let connections = Arc::new(Mutex::new(BTreeMap::new()));
+        let (stopped, serving) = (stop.clone(), connections.clone());
         let thread = thread::spawn(move || {
-            for stream in listener.incoming() {
-                let stream = stream.unwrap();
-                *serving.lock().unwrap() = Some(stream.try_clone().unwrap());
-                if stopped.load(Ordering::SeqCst) {
-                    return;
+            // Joins all the others at its end, and panics if one of them did.
+            thread::scope(|scope| {
+                let (serve, serving) = (&serve, &serving);
+                for (number, stream) in listener.incoming().enumerate() {
+                    let stream = stream.unwrap();
+                    lock(serving).insert(number, stream.try_clone().unwrap());
+                    if stopped.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    stream.set_read_timeout(Some(LIMIT)).unwrap();
+                    stream.set_write_timeout(Some(LIMIT)).unwrap();
+                    scope.spawn(move || {
+                        serve(stream);
+                        lock(serving).remove(&number);
+                    });
                 }
-                stream.set_read_timeout(Some(LIMIT)).unwrap();
-                stream.set_write_timeout(Some(LIMIT)).unwrap();
-                serve(stream);
-                serving.lock().unwrap().take();
-            }
+            });
         });
         Self {
             addr,
             stop,
-            current,
+            connections,
             thread: Some(thread),
         }
     }
@@ -265,7 +272,7 @@ impl Drop for Raw {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         // The client may be on a runtime that this very thread is holding up.
-        if let Some(stream) = self.current.lock().unwrap().take() {
+        for stream in lock(&self.connections).values() {
             drop(stream.shutdown(Shutdown::Both));
         }
         drop(TcpStream::connect(self.addr));
