@@ -103,21 +103,6 @@ fn without_user_info(uri: Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or(uri)
 }
 
-/// The first error of this type in the chain, also where `io::Error` hides it from `source`.
-pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = match error.downcast_ref().and_then(io::Error::get_ref) {
-            Some(hidden) => Some(hidden),
-            None => error.source(),
-        };
-    }
-    None
-}
-
 /// A [`Body`] on its way out.
 pub(super) enum Outgoing {
     Full(Bytes),
@@ -226,13 +211,5 @@ mod tests {
         let (request, secure) = prepare(request, &name).unwrap();
         assert!(!secure);
         assert_eq!(*request.uri(), "http://host:81/a/b?private_token=x");
-    }
-
-    #[test]
-    fn an_error_is_found_inside_an_io_error() {
-        let inner = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
-        let outer = io::Error::other(inner);
-        assert_eq!(find(&outer), Some(&rustls::Error::DecryptError));
-        assert!(find::<BodyError>(&outer).is_none());
     }
 }

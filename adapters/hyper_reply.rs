@@ -6,11 +6,11 @@ use futures::StreamExt;
 use http_body::Body as HttpBody;
 use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
-use rustls::AlertDescription;
 
 use crate::adapter::{
     Body, TransportError, TransportErrorKind,
-    common::{BodyError, Name, find},
+    common::{BodyError, Name},
+    tls::ends_handshake,
 };
 
 /// The bound of a reply's head, and of what is buffered of a body on its way out. In bytes.
@@ -57,22 +57,30 @@ pub(super) fn failure(
     TransportError::new(kind, maybe_delivered, format!("{what} {name}")).with_source(error)
 }
 
-/// Whether the server never came to read a request: it did not accept the client's certificate.
-fn ends_handshake(error: &rustls::Error) -> bool {
-    use AlertDescription as Alert;
-    matches!(
-        error,
-        rustls::Error::AlertReceived(
-            Alert::CertificateRequired
-                | Alert::NoCertificate
-                | Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::UnknownCA
-                | Alert::AccessDenied
-                | Alert::HandshakeFailure
-        )
-    )
+/// The first error of this type in the chain, also where `io::Error` hides it from `source`.
+pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = match error.downcast_ref().and_then(io::Error::get_ref) {
+            Some(hidden) => Some(hidden),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_found_inside_an_io_error() {
+        let inner = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        let outer = io::Error::other(inner);
+        assert_eq!(find(&outer), Some(&rustls::Error::DecryptError));
+        assert!(find::<BodyError>(&outer).is_none());
+    }
 }

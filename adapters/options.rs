@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rustls::pki_types::CertificateDer;
 
-use crate::adapter::{AdapterError, IDLE_CONNECTION, tls::Authority};
+use crate::adapter::{AdapterError, IDLE_CONNECTION, authority::Authority};
 
 #[derive(Clone)]
 pub(super) struct Options {
@@ -39,7 +39,7 @@ macro_rules! builder_options {
         impl $builder {
             /// Trusts the certificates in `pem` besides those of the system. May be repeated.
             pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
-                let authority = $crate::adapter::tls::Authority::Pem(pem.into());
+                let authority = $crate::adapter::authority::Authority::Pem(pem.into());
                 self.options.authorities.push(authority);
                 self
             }
@@ -49,7 +49,7 @@ macro_rules! builder_options {
             ///
             /// The file is read by [`build`](Self::build), once.
             pub fn ca_file(mut self, path: impl Into<::std::path::PathBuf>) -> Self {
-                let authority = $crate::adapter::tls::Authority::File(path.into());
+                let authority = $crate::adapter::authority::Authority::File(path.into());
                 self.options.authorities.push(authority);
                 self
             }

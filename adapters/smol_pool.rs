@@ -2,13 +2,12 @@
 
 use std::{
     collections::HashMap,
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use hyper::client::conn::http1::SendRequest;
-use smol::Timer;
+use smol::{Task, Timer};
 
 use crate::adapter::common::{MAX_IDLE, Outgoing};
 
@@ -24,8 +23,8 @@ pub(super) struct Pool {
 struct State {
     /// The newest last.
     idle: HashMap<Place, Vec<Idle>>,
-    /// Whether a task closes what is kept for too long.
-    is_swept: bool,
+    /// Closes what is kept for too long. Ends with the pool, as nobody else holds it.
+    sweeper: Option<Task<()>>,
 }
 
 struct Idle {
@@ -65,8 +64,9 @@ impl Pool {
             connection,
             since: Instant::now(),
         });
-        if !mem::replace(&mut state.is_swept, true) {
-            smol::spawn(sweep(Arc::downgrade(self), self.idle_timeout)).detach();
+        if state.sweeper.is_none() {
+            let sweeper = sweep(Arc::downgrade(self), self.idle_timeout);
+            state.sweeper = Some(smol::spawn(sweeper));
         }
     }
 
@@ -90,8 +90,8 @@ async fn sweep(pool: Weak<Pool>, pause: Duration) {
             !idle.is_empty()
         });
         if state.idle.is_empty() {
-            state.is_swept = false;
-            return;
+            // It is this task; dropped here, it would cancel itself.
+            return state.sweeper.take().map_or((), Task::detach);
         }
     }
 }

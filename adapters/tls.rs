@@ -1,63 +1,8 @@
-//! Certificate authorities and TLS for the live adapters.
+//! TLS for the adapters on hyper.
 
-use std::{error::Error, path::PathBuf, sync::Arc};
+use std::{error::Error, sync::Arc};
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
-
-use crate::adapter::{AdapterError, AdapterErrorKind};
-
-/// A certificate authority that the user gave.
-#[derive(Clone)]
-pub(super) enum Authority {
-    Pem(Vec<u8>),
-    File(PathBuf),
-}
-
-impl Authority {
-    /// Reads and checks it. Blocking, but only if it is a file.
-    pub(super) fn read_into(
-        &self,
-        authorities: &mut Vec<CertificateDer<'static>>,
-    ) -> Result<(), AdapterError> {
-        let origin = match self {
-            Self::Pem(_) => "the given PEM".to_owned(),
-            Self::File(path) => path.display().to_string(),
-        };
-        let failed = |what: &str| {
-            AdapterError::new(
-                AdapterErrorKind::Certificate,
-                format!("certificate authority in {origin}: {what}"),
-            )
-        };
-        let read;
-        let pem = match self {
-            Self::Pem(pem) => pem,
-            Self::File(path) => {
-                read = std::fs::read(path)
-                    .map_err(|error| failed("the file cannot be read").with_source(error))?;
-                &read
-            }
-        };
-        let before = authorities.len();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate =
-                certificate.map_err(|error| failed("this is not PEM").with_source(error))?;
-            RootCertStore::empty()
-                .add(certificate.clone())
-                .map_err(|error| failed("a certificate is broken").with_source(error))?;
-            authorities.push(certificate);
-        }
-        if authorities.len() == before {
-            return Err(failed(
-                "there is no certificate (`BEGIN CERTIFICATE`) in it",
-            ));
-        }
-        Ok(())
-    }
-}
+use rustls::{AlertDescription, ClientConfig, RootCertStore, pki_types::CertificateDer};
 
 /// Trusts the system's authorities and these. Blocking: reads the system's certificates.
 pub(super) fn client_config(
@@ -85,4 +30,24 @@ pub(super) fn client_config(
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth())
+}
+
+/// Whether the server never came to read a request: it did not accept the client's certificate.
+pub(super) fn ends_handshake(error: &rustls::Error) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        error,
+        rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+                | Alert::NoCertificate
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::HandshakeFailure
+        )
+    )
 }

@@ -24,8 +24,8 @@ use crate::{
     Time,
     adapter::{
         Adapter, AdapterError, AdapterErrorKind, Body, TransportError, TransportErrorKind,
-        common::{MAX_IDLE, Name, Outgoing, find, prepare},
-        hyper_reply::{self, BUFFER, reply_body},
+        common::{MAX_IDLE, Name, Outgoing, prepare},
+        hyper_reply::{self, BUFFER, find, reply_body},
         options::{Options, builder_options},
         tls::client_config,
         tokio_clock,

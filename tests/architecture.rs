@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "src/artifact",
         &["adapter", "protocol", "spool", "sync", "time"],
     ),
+    ("adapters/authority.rs", &["adapter"]),
     ("adapters/common.rs", &["adapter"]),
     ("adapters/options.rs", &["adapter"]),
     ("adapters/tls.rs", &["adapter"]),

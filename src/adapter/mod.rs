@@ -2,6 +2,24 @@
 //!
 //! An [`Adapter`] has five methods. It never retries, never follows a redirect, never decompresses:
 //! one request, one reply. Every decision is the machine's.
+//!
+//! | feature | adapter | |
+//! |---|---|---|
+//! | `tokio` | [`TokioHyper`] | tokio, hyper, rustls |
+//! | `smol` | [`SmolHyper`] | smol, hyper, rustls |
+//! | `async-std` | [`AsyncStdIsahc`] | async-std (unmaintained), libcurl with rustls |
+//!
+//! Without an adapter of the user's choice, a [`Runner`](crate::Runner) that is awaited inside of
+//! tokio takes the first, elsewhere the second, else the third, as far as they are enabled.
+//!
+//! To write one for another runtime or HTTP client, implement [`Adapter`] and have it pass the
+//! suite of [`conformance`].
+//!
+// Where one is not built, its name above leads back to here.
+#![cfg_attr(not(feature = "tokio"), doc = "[`TokioHyper`]: crate::adapter")]
+#![cfg_attr(not(feature = "smol"), doc = "[`SmolHyper`]: crate::adapter")]
+#![cfg_attr(not(feature = "async-std"), doc = "[`AsyncStdIsahc`]: crate::adapter")]
+#![cfg_attr(not(feature = "conformance"), doc = "[`conformance`]: crate::adapter")]
 
 use std::{
     error::Error,
@@ -20,18 +38,21 @@ use crate::{Time, sync::lock};
 pub mod conformance;
 
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[path = "../../adapters/authority.rs"]
+mod authority;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 #[path = "../../adapters/common.rs"]
 mod common;
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 #[path = "../../adapters/options.rs"]
 mod options;
-#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
-#[path = "../../adapters/tls.rs"]
-mod tls;
 
 #[cfg(any(feature = "tokio", feature = "smol"))]
 #[path = "../../adapters/hyper_reply.rs"]
 mod hyper_reply;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/tls.rs"]
+mod tls;
 
 #[cfg(feature = "tokio")]
 #[path = "../../adapters/tokio_clock.rs"]
@@ -84,7 +105,8 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// gives the request up.
     ///
     /// # Errors
-    /// When there is no reply; see [`TransportError::maybe_delivered`] for what must be said.
+    /// When there is no reply; see [`TransportError::maybe_delivered`] for what must be said. An
+    /// error of the reply's body is an [`io::Error`] that wraps a [`TransportError`].
     fn send(
         &self,
         request: http::Request<Body>,
