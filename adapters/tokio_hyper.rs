@@ -5,7 +5,7 @@
 //! it was written: the server cannot have seen it, and the pool asks for another connection.
 //! System certificates are read when the first `https` request is made, off the async threads.
 
-use std::{error::Error, fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use http::{Request, Response};
@@ -17,18 +17,17 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{
-    AlertDescription, ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use rustls::pki_types::CertificateDer;
 use tokio::{runtime::Handle, sync::OnceCell, time::Instant};
 
 use crate::{
     Time,
     adapter::{
-        Adapter, AdapterError, AdapterErrorKind, Body, IDLE_CONNECTION, TransportError,
-        TransportErrorKind,
-        hyper_common::{BodyError, Name, Outgoing, find, prepare, reply_body},
+        Adapter, AdapterError, AdapterErrorKind, Body, TransportError, TransportErrorKind,
+        common::{MAX_IDLE, Name, Outgoing, prepare},
+        hyper_reply::{self, BUFFER, find, reply_body},
+        options::{Options, builder_options},
+        tls::client_config,
         tokio_clock,
     },
 };
@@ -55,11 +54,7 @@ impl TokioHyper {
 
     /// An adapter with options.
     pub fn builder() -> TokioHyperBuilder {
-        TokioHyperBuilder {
-            authorities: Vec::new(),
-            connect_timeout: Duration::from_secs(10),
-            idle_timeout: IDLE_CONNECTION,
-        }
+        TokioHyperBuilder::default()
     }
 }
 
@@ -74,43 +69,15 @@ impl fmt::Debug for TokioHyper {
 }
 
 /// Options of a [`TokioHyper`].
-#[derive(Clone)]
+#[derive(Clone, Default)]
 #[must_use]
 pub struct TokioHyperBuilder {
-    authorities: Vec<Authority>,
-    connect_timeout: Duration,
-    idle_timeout: Duration,
+    options: Options,
 }
 
+builder_options!(TokioHyperBuilder);
+
 impl TokioHyperBuilder {
-    /// Trusts the certificates in `pem` besides those of the system. May be repeated.
-    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.authorities.push(Authority::Pem(pem.into()));
-        self
-    }
-
-    /// Trusts the certificates in this PEM file besides those of the system. May be repeated.
-    ///
-    /// The file is read by [`build`](Self::build), once.
-    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.authorities.push(Authority::File(path.into()));
-        self
-    }
-
-    /// The longest time to wait for a TCP connection, all addresses of the host together; 10 s by
-    /// default. The request's own timeout goes on beside it and covers TLS.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// How long an unused connection is kept; 60 s by default. Should be less than the server's
-    /// own limit (75 s is common), or requests meet connections that close under them.
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
-        self
-    }
-
     /// The adapter, for the runtime that this is called in.
     ///
     /// # Errors
@@ -125,35 +92,26 @@ impl TokioHyperBuilder {
             )
             .with_source(error)
         })?;
-        let mut authorities = Vec::new();
-        for authority in &self.authorities {
-            authority.read_into(&mut authorities)?;
-        }
+        let Options {
+            connect_timeout,
+            idle_timeout,
+            ..
+        } = self.options;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(self.connect_timeout));
+        tcp.set_connect_timeout(Some(connect_timeout));
         Ok(TokioHyper {
             inner: Arc::new(Inner {
                 handle,
                 origin: Instant::now(),
-                authorities: authorities.into(),
-                http: pool(tcp.clone(), self.idle_timeout),
+                authorities: self.options.read_authorities()?,
+                http: pool(tcp.clone(), idle_timeout),
                 https: OnceCell::new(),
                 tcp,
-                idle_timeout: self.idle_timeout,
+                idle_timeout,
             }),
         })
-    }
-}
-
-impl fmt::Debug for TokioHyperBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokioHyperBuilder")
-            .field("extra_authorities", &self.authorities.len())
-            .field("connect_timeout", &self.connect_timeout)
-            .field("idle_timeout", &self.idle_timeout)
-            .finish()
     }
 }
 
@@ -207,11 +165,6 @@ impl Adapter for TokioHyper {
         })
     }
 }
-
-/// The bound of a reply's head, and of what is buffered of a body on its way out. In bytes.
-const BUFFER: usize = 256 * 1024;
-/// Idle connections kept for each server; further ones are closed after use.
-const MAX_IDLE: usize = 128;
 
 type Pool<C> = Client<C, Outgoing>;
 
@@ -269,82 +222,6 @@ fn pool<C: Connect + Clone>(connector: C, idle_timeout: Duration) -> Pool<C> {
         .build(connector)
 }
 
-#[derive(Clone)]
-enum Authority {
-    Pem(Vec<u8>),
-    File(PathBuf),
-}
-
-impl Authority {
-    fn read_into(
-        &self,
-        authorities: &mut Vec<CertificateDer<'static>>,
-    ) -> Result<(), AdapterError> {
-        let origin = match self {
-            Self::Pem(_) => "the given PEM".to_owned(),
-            Self::File(path) => path.display().to_string(),
-        };
-        let failed = |what: &str| {
-            AdapterError::new(
-                AdapterErrorKind::Certificate,
-                format!("certificate authority in {origin}: {what}"),
-            )
-        };
-        let read;
-        let pem = match self {
-            Self::Pem(pem) => pem,
-            Self::File(path) => {
-                read = std::fs::read(path)
-                    .map_err(|error| failed("the file cannot be read").with_source(error))?;
-                &read
-            }
-        };
-        let before = authorities.len();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate =
-                certificate.map_err(|error| failed("this is not PEM").with_source(error))?;
-            RootCertStore::empty()
-                .add(certificate.clone())
-                .map_err(|error| failed("a certificate is broken").with_source(error))?;
-            authorities.push(certificate);
-        }
-        if authorities.len() == before {
-            return Err(failed(
-                "there is no certificate (`BEGIN CERTIFICATE`) in it",
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Blocking: reads the system's certificates.
-fn client_config(
-    authorities: &[CertificateDer<'static>],
-) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
-    let system = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(system.certs);
-    for authority in authorities {
-        roots.add(authority.clone())?;
-    }
-    if roots.is_empty() {
-        let mut text = "no certificate authority is trusted: install the system's certificates, \
-                        name a bundle in SSL_CERT_FILE, or give one to the adapter's builder"
-            .to_owned();
-        for error in system.errors {
-            text.push_str("; ");
-            text.push_str(&error.to_string());
-        }
-        return Err(text.into());
-    }
-    // Always an explicit provider: the process may have two, or none, as its default.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
-}
-
 async fn exchange<C>(
     pool: &Pool<C>,
     request: Request<Outgoing>,
@@ -361,52 +238,23 @@ where
 }
 
 fn failure(error: ClientError, name: &Name) -> TransportError {
-    use TransportErrorKind::{Body, Broken, Connect, Tls};
-    // Both mean that no byte of the request was written.
-    let unsent =
-        find::<hyper::Error>(&error).is_some_and(|error| error.is_canceled() || error.is_closed());
-    let tls = find::<rustls::Error>(&error);
-    let (kind, maybe_delivered, what) = if error.is_connect() {
-        // Before TLS begins the connector gives its own kind of error, behind it an `io::Error`.
-        let handshake = error
-            .source()
-            .is_some_and(|source| source.is::<io::Error>());
-        if tls.is_some() || handshake {
-            (Tls, false, "TLS failed for")
-        } else {
-            (Connect, false, "there is no connection for")
-        }
-    } else if find::<BodyError>(&error).is_some() {
-        (Body, true, "the body could not be read for")
-    } else if tls.is_some_and(ends_handshake) {
-        // In TLS 1.3 the server refuses our side when ours is long done.
-        (Tls, false, "the server refused TLS for")
-    } else if unsent {
-        (Broken, false, "the connection was closed ahead of")
+    use TransportErrorKind::{Connect, Tls};
+    if !error.is_connect() {
+        // Both mean that no byte of the request was written.
+        let unsent = find::<hyper::Error>(&error)
+            .is_some_and(|error| error.is_canceled() || error.is_closed());
+        return hyper_reply::failure(error, unsent, name);
+    }
+    // Before TLS begins the connector gives its own kind of error, behind it an `io::Error`.
+    let handshake = error
+        .source()
+        .is_some_and(|source| source.is::<io::Error>());
+    let (kind, what) = if handshake || find::<rustls::Error>(&error).is_some() {
+        (Tls, "TLS failed for")
     } else {
-        (Broken, true, "there is no usable reply to")
+        (Connect, "there is no connection for")
     };
-    TransportError::new(kind, maybe_delivered, format!("{what} {name}")).with_source(error)
-}
-
-/// Whether the server never came to read a request: it did not accept the client's certificate.
-fn ends_handshake(error: &rustls::Error) -> bool {
-    use AlertDescription as Alert;
-    matches!(
-        error,
-        rustls::Error::AlertReceived(
-            Alert::CertificateRequired
-                | Alert::NoCertificate
-                | Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::UnknownCA
-                | Alert::AccessDenied
-                | Alert::HandshakeFailure
-        )
-    )
+    TransportError::new(kind, false, format!("{what} {name}")).with_source(error)
 }
 
 #[cfg(test)]

@@ -2,6 +2,24 @@
 //!
 //! An [`Adapter`] has five methods. It never retries, never follows a redirect, never decompresses:
 //! one request, one reply. Every decision is the machine's.
+//!
+//! | feature | adapter | |
+//! |---|---|---|
+//! | `tokio` | [`TokioHyper`] | tokio, hyper, rustls |
+//! | `smol` | [`SmolHyper`] | smol, hyper, rustls |
+//! | `async-std` | [`AsyncStdIsahc`] | async-std (unmaintained), libcurl with rustls |
+//!
+//! Without an adapter of the user's choice, a [`Runner`](crate::Runner) that is awaited inside of
+//! tokio takes the first, elsewhere the second, else the third, as far as they are enabled.
+//!
+//! To write one for another runtime or HTTP client, implement [`Adapter`] and have it pass the
+//! suite of [`conformance`].
+//!
+// Where one is not built, its name above leads back to here.
+#![cfg_attr(not(feature = "tokio"), doc = "[`TokioHyper`]: crate::adapter")]
+#![cfg_attr(not(feature = "smol"), doc = "[`SmolHyper`]: crate::adapter")]
+#![cfg_attr(not(feature = "async-std"), doc = "[`AsyncStdIsahc`]: crate::adapter")]
+#![cfg_attr(not(feature = "conformance"), doc = "[`conformance`]: crate::adapter")]
 
 use std::{
     error::Error,
@@ -16,9 +34,26 @@ use futures::{future::BoxFuture, stream::BoxStream};
 pub use crate::transport::{TransportError, TransportErrorKind};
 use crate::{Time, sync::lock};
 
-#[cfg(feature = "tokio")]
-#[path = "../../adapters/hyper_common.rs"]
-mod hyper_common;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[path = "../../adapters/authority.rs"]
+mod authority;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[path = "../../adapters/common.rs"]
+mod common;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[path = "../../adapters/options.rs"]
+mod options;
+
+#[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/hyper_reply.rs"]
+mod hyper_reply;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/tls.rs"]
+mod tls;
+
 #[cfg(feature = "tokio")]
 #[path = "../../adapters/tokio_clock.rs"]
 mod tokio_clock;
@@ -26,6 +61,21 @@ mod tokio_clock;
 #[path = "../../adapters/tokio_hyper.rs"]
 mod tokio_hyper;
 
+#[cfg(feature = "async-std")]
+#[path = "../../adapters/async_std_isahc.rs"]
+mod async_std_isahc;
+
+#[cfg(feature = "smol")]
+#[path = "../../adapters/smol_hyper.rs"]
+mod smol_hyper;
+#[cfg(feature = "smol")]
+#[path = "../../adapters/smol_pool.rs"]
+mod smol_pool;
+
+#[cfg(feature = "async-std")]
+pub use async_std_isahc::{AsyncStdIsahc, AsyncStdIsahcBuilder};
+#[cfg(feature = "smol")]
+pub use smol_hyper::{SmolHyper, SmolHyperBuilder};
 #[cfg(feature = "tokio")]
 pub use tokio_hyper::{TokioHyper, TokioHyperBuilder};
 
@@ -55,7 +105,8 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// gives the request up.
     ///
     /// # Errors
-    /// When there is no reply; see [`TransportError::maybe_delivered`] for what must be said.
+    /// When there is no reply; see [`TransportError::maybe_delivered`] for what must be said. An
+    /// error of the reply's body is an [`io::Error`] that wraps a [`TransportError`].
     fn send(
         &self,
         request: http::Request<Body>,
@@ -164,19 +215,33 @@ impl Error for AdapterError {
     }
 }
 
-/// The live adapter for the runtime that this is called in.
+/// The live adapter for the runtime that this is called in: inside tokio that on tokio; else that on
+/// smol, else that on async-std, which both start their runtime when they need it.
 ///
 /// # Errors
 /// `NoRuntime` outside of any runtime that an enabled adapter can use.
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 pub(crate) fn default_adapter() -> Result<Arc<dyn Adapter>, AdapterError> {
-    Ok(Arc::new(TokioHyper::new()?))
+    #[cfg(feature = "tokio")]
+    let tokio = TokioHyper::new().map(|adapter| Arc::new(adapter) as _);
+    #[cfg(all(feature = "tokio", any(feature = "smol", feature = "async-std")))]
+    if tokio.is_ok() {
+        return tokio;
+    }
+    #[cfg(feature = "smol")]
+    let adapter = Ok(Arc::new(SmolHyper::new()) as _);
+    #[cfg(all(feature = "async-std", not(feature = "smol")))]
+    let adapter = AsyncStdIsahc::new().map(|adapter| Arc::new(adapter) as _);
+    #[cfg(not(any(feature = "smol", feature = "async-std")))]
+    let adapter = tokio;
+    adapter
 }
 
-#[cfg(all(test, feature = "tokio"))]
+#[cfg(all(test, any(feature = "tokio", feature = "smol", feature = "async-std")))]
 mod tests {
     use super::*;
 
+    #[cfg(not(any(feature = "smol", feature = "async-std")))]
     #[test]
     fn there_is_no_adapter_outside_of_a_runtime() {
         let error = default_adapter().unwrap_err();
@@ -184,9 +249,24 @@ mod tests {
         assert!(error.to_string().contains("tokio runtime"), "{error}");
     }
 
+    #[cfg(feature = "tokio")]
     #[tokio::test]
     async fn inside_tokio_it_is_tokio() {
         let adapter = default_adapter().unwrap();
         assert!(format!("{adapter:?}").starts_with("TokioHyper"));
+    }
+
+    #[cfg(feature = "smol")]
+    #[test]
+    fn elsewhere_it_is_smol() {
+        let adapter = smol::block_on(async { default_adapter().unwrap() });
+        assert!(format!("{adapter:?}").starts_with("SmolHyper"));
+    }
+
+    #[cfg(all(feature = "async-std", not(feature = "smol")))]
+    #[test]
+    fn without_smol_it_is_async_std() {
+        let adapter = default_adapter().unwrap();
+        assert!(format!("{adapter:?}").starts_with("AsyncStdIsahc"));
     }
 }

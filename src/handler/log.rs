@@ -139,6 +139,7 @@ impl JobLog {
     }
 
     /// Writes a line and its end.
+    #[cfg(feature = "tracing")]
     pub(crate) fn write_line(&self, line: &str) {
         self.write_all(TraceStream::Stdout, &[line.as_bytes(), b"\n"]);
     }

@@ -62,15 +62,20 @@ impl Runner {
     /// A runner for this server with an authentication token (`glrt-…`), whose jobs have their
     /// directories below `build_dir`.
     ///
-    /// It runs on the runtime in which it is first awaited.
-    #[cfg(feature = "tokio")]
+    /// It runs on the runtime in which it is first awaited: inside tokio on that, elsewhere on
+    /// smol, else on async-std, as far as their features are enabled. A library should hand over
+    /// an adapter, as it does not know what else a program enables.
+    #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
     pub fn new(server: Url, token: String, build_dir: PathBuf) -> Self {
         Self::builder(server, token, build_dir).into_runner()
     }
 
     /// A runner, and a layer that lets events of `tracing` reach the logs of its jobs. Installs
     /// nothing: put the layer into a subscriber.
-    #[cfg(all(feature = "tokio", feature = "tracing"))]
+    #[cfg(all(
+        any(feature = "tokio", feature = "smol", feature = "async-std"),
+        feature = "tracing"
+    ))]
     pub fn new_with_layer(
         server: Url,
         token: String,

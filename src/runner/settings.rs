@@ -140,7 +140,7 @@ fn check_token(token: &Secret) -> Result<(), RunError> {
     Err(RunError::new(RunErrorKind::InvalidToken, detail))
 }
 
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 fn default_adapter() -> Result<Arc<dyn Adapter>, RunError> {
     crate::adapter::default_adapter().map_err(|error| {
         RunError::new(
@@ -151,12 +151,12 @@ fn default_adapter() -> Result<Arc<dyn Adapter>, RunError> {
     })
 }
 
-#[cfg(not(feature = "tokio"))]
+#[cfg(not(any(feature = "tokio", feature = "smol", feature = "async-std")))]
 fn default_adapter() -> Result<Arc<dyn Adapter>, RunError> {
     Err(RunError::new(
         RunErrorKind::NoRuntime,
         "the runner was given no adapter, and this build has none of its own: enable the feature \
-         `tokio`, or hand one over",
+         `tokio`, `smol` or `async-std`, or hand one over",
     ))
 }
 

@@ -11,11 +11,10 @@ use gitlab_runner::{
     adapter::{
         Adapter, Body, TokioHyper,
         TransportErrorKind::{Broken, Connect},
+        conformance::support::*,
     },
     mock::http::{Loopback, MAX_REQUEST_BODY},
 };
-
-use crate::support::*;
 
 #[tokio::test]
 async fn a_hold_ends_when_its_time_comes() {
@@ -111,4 +110,13 @@ fn threads(port: u16) -> usize {
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
         .filter(|name| name.trim_end() == format!("loopback-{port}"))
         .count()
+}
+
+#[test]
+fn a_server_needs_a_certificate_and_its_key() {
+    let authority = Authority::new("ours");
+    let mut tls = authority.server(&["127.0.0.1"]);
+    tls.key_pem = authority.server(&["127.0.0.1"]).key_pem;
+    let error = Loopback::start_tls(Probe::default(), tls).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
 }

@@ -1,7 +1,6 @@
 //! The live adapters and the loopback server, against each other and against servers that misbehave,
 //! over real sockets on 127.0.0.1.
 
-#![cfg(feature = "tokio")]
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -9,8 +8,11 @@
     reason = "helpers of tests are tests, too"
 )]
 
-mod failures;
+#[cfg(feature = "async-std")]
+mod async_std_isahc;
+#[cfg(feature = "tokio")]
 mod loopback;
-mod support;
-mod tls;
-mod transfers;
+#[cfg(feature = "smol")]
+mod smol_hyper;
+#[cfg(feature = "tokio")]
+mod tokio_hyper;

@@ -219,7 +219,8 @@ fn when_the_runtime_is_gone_another_one_will_do() {
     assert!(!world.sim.block_on(runner.request_job(handler())).unwrap());
 }
 
-#[cfg(feature = "tokio")]
+// The other runtimes are started when they are needed.
+#[cfg(all(feature = "tokio", not(feature = "smol"), not(feature = "async-std")))]
 #[test]
 fn without_a_runtime_there_is_an_error() {
     let world = World::new(67);

@@ -1,4 +1,5 @@
-//! What adapters on hyper have in common: bodies on their way out and in, and how errors are read.
+//! What the live adapters have in common: what they refuse to send, bodies on their way out, and how
+//! errors are read.
 
 use std::{
     error::Error,
@@ -9,16 +10,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, Stream, StreamExt};
+use futures::stream::{BoxStream, Stream};
 use http::{
     HeaderValue, Method, Request, Uri, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyDataStream;
-use hyper::body::Incoming;
 
 use crate::adapter::{Body, TransportError, TransportErrorKind};
+
+/// Idle connections kept for each server; further ones are closed after use.
+pub(super) const MAX_IDLE: usize = 128;
 
 /// What errors call a request. Without user info and query, which may hold secrets. It costs little
 /// as long as nobody asks for it.
@@ -43,7 +45,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// The request as hyper takes it, and whether it goes over TLS.
+/// The request as it goes out, and whether it goes over TLS.
 pub(super) fn prepare(
     request: Request<Body>,
     name: &Name,
@@ -99,41 +101,6 @@ fn without_user_info(uri: Uri) -> Uri {
     let mut parts = uri.clone().into_parts();
     parts.authority = Some(bare);
     Uri::from_parts(parts).unwrap_or(uri)
-}
-
-pub(super) fn reply_body(incoming: Incoming, name: Name) -> Body {
-    if incoming.is_end_stream() {
-        return Body::Empty;
-    }
-    let len = incoming.size_hint().exact();
-    let chunks = BodyDataStream::new(incoming).map(move |chunk| {
-        chunk.map_err(|error| {
-            let kind = find::<io::Error>(&error).map_or(io::ErrorKind::Other, io::Error::kind);
-            let detail = format!("the reply to {name} broke off");
-            let error =
-                TransportError::new(TransportErrorKind::Broken, true, detail).with_source(error);
-            io::Error::new(kind, error)
-        })
-    });
-    Body::Stream {
-        len,
-        chunks: chunks.boxed(),
-    }
-}
-
-/// The first error of this type in the chain, also where `io::Error` hides it from `source`.
-pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = match error.downcast_ref().and_then(io::Error::get_ref) {
-            Some(hidden) => Some(hidden),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 /// A [`Body`] on its way out.
@@ -244,13 +211,5 @@ mod tests {
         let (request, secure) = prepare(request, &name).unwrap();
         assert!(!secure);
         assert_eq!(*request.uri(), "http://host:81/a/b?private_token=x");
-    }
-
-    #[test]
-    fn an_error_is_found_inside_an_io_error() {
-        let inner = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
-        let outer = io::Error::other(inner);
-        assert_eq!(find(&outer), Some(&rustls::Error::DecryptError));
-        assert!(find::<BodyError>(&outer).is_none());
     }
 }

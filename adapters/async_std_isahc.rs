@@ -1,0 +1,403 @@
+//! The live adapter on async-std and isahc, which is libcurl with rustls.
+//!
+//! libcurl does all HTTP on a thread of its own; async-std runs tasks, timers and blocking work.
+//! What it would do beyond one request and one reply is switched off: redirects, decompression,
+//! `Expect: 100-continue`, proxies of the environment. Bodies are given to it as streams, which it
+//! cannot read twice and so not send twice.
+
+use std::{
+    error::Error,
+    fmt, io,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use async_std::task;
+use bytes::{Buf, Bytes, BytesMut};
+use futures::{
+    AsyncRead, AsyncReadExt, FutureExt, StreamExt, channel::oneshot, future::BoxFuture,
+    lock::Mutex as AsyncMutex, stream,
+};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING},
+};
+use http_body::Body as _;
+use isahc::{
+    AsyncBody, HttpClient,
+    config::{Configurable, RedirectPolicy, VersionNegotiation},
+    error::ErrorKind,
+    tls::{TlsConfig, TrustStore},
+};
+use rustls::pki_types::CertificateDer;
+
+use crate::{
+    Time,
+    adapter::{
+        Adapter, AdapterError, Body, TransportError, TransportErrorKind,
+        common::{MAX_IDLE, Name, Outgoing, prepare},
+        options::{Options, builder_options},
+    },
+};
+
+/// The adapter for programs on async-std. Clones share connections.
+///
+/// async-std is no longer maintained: for a new program take smol, which is as small and can be
+/// used from the same code. Libraries that a program links must not enable isahc's feature
+/// `native-tls` beside: isahc cannot be built with both.
+///
+/// What libcurl and isahc do otherwise than the other adapters:
+/// * A request without a body is sent once more if the connection that it went out on had been used
+///   before and was closed without a reply. The runner sends none that changes anything.
+/// * The connection of a request or reply that was dropped is closed when the server next sends
+///   something, or after five minutes without a word.
+/// * A server that wants a client's certificate may look like one that broke the connection.
+#[derive(Clone)]
+pub struct AsyncStdIsahc {
+    inner: Arc<Inner>,
+}
+
+impl AsyncStdIsahc {
+    /// The adapter with the system's certificate authorities and default timeouts.
+    ///
+    /// # Errors
+    /// None that are known.
+    pub fn new() -> Result<Self, AdapterError> {
+        Self::builder().build()
+    }
+
+    /// An adapter with options.
+    pub fn builder() -> AsyncStdIsahcBuilder {
+        AsyncStdIsahcBuilder::default()
+    }
+}
+
+/// Shows options only.
+impl fmt::Debug for AsyncStdIsahc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncStdIsahc")
+            .field("extra_authorities", &self.inner.authorities.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Options of an [`AsyncStdIsahc`].
+#[derive(Clone, Default)]
+#[must_use]
+pub struct AsyncStdIsahcBuilder {
+    options: Options,
+}
+
+builder_options!(AsyncStdIsahcBuilder);
+
+impl AsyncStdIsahcBuilder {
+    /// The adapter.
+    ///
+    /// # Errors
+    /// `Certificate` for a certificate authority that cannot be read, holds no certificate or a
+    /// broken one.
+    pub fn build(self) -> Result<AsyncStdIsahc, AdapterError> {
+        Ok(AsyncStdIsahc {
+            inner: Arc::new(Inner {
+                origin: Instant::now(),
+                authorities: self.options.read_authorities()?,
+                options: self.options,
+                http: AsyncMutex::new(None),
+                https: AsyncMutex::new(None),
+            }),
+        })
+    }
+}
+
+impl Adapter for AsyncStdIsahc {
+    fn now(&self) -> Time {
+        Time(self.inner.origin.elapsed())
+    }
+
+    fn sleep_until(&self, deadline: Time) -> BoxFuture<'static, ()> {
+        // No deadline is too far: an `Instant` cannot hold them all, so the way there is cut.
+        const STRIDE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+        let adapter = self.clone();
+        Box::pin(async move {
+            loop {
+                let left = deadline.since(adapter.now());
+                if left.is_zero() {
+                    return;
+                }
+                task::sleep(left.min(STRIDE)).await;
+            }
+        })
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        drop(task::spawn(AssertUnwindSafe(task).catch_unwind()));
+    }
+
+    fn unblock(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        let (done, over) = oneshot::channel::<()>();
+        drop(task::spawn_blocking(move || {
+            let _done = done;
+            // A panic was printed when it happened; there is nobody else to tell.
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(work));
+        }));
+        Box::pin(over.map(drop))
+    }
+
+    fn send(
+        &self,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let name = Name::of(&request);
+            let (request, secure) = prepare(request, &name)?;
+            let client = inner.client(secure, &name).await?;
+            let method = request.method().clone();
+            let broken = Slot::default();
+            let request = request_for(request, &broken);
+            let sent = Instant::now();
+            match client.get().send_async(request).await {
+                Ok(reply) => reply_for(&method, reply, client, name),
+                Err(error) => Err(failure(error, &broken, sent.elapsed(), &name)),
+            }
+        })
+    }
+}
+
+/// When libcurl gives up a connection on which nothing is said: longer than the runner waits. Of a
+/// request that was dropped isahc tells it nothing before something comes.
+const SILENCE: Duration = Duration::from_secs(5 * 60);
+
+struct Inner {
+    origin: Instant,
+    authorities: Arc<[CertificateDer<'static>]>,
+    options: Options,
+    http: AsyncMutex<Option<Arc<Client>>>,
+    https: AsyncMutex<Option<Arc<Client>>>,
+}
+
+impl Inner {
+    /// libcurl, which is started when it is first needed: a user of http only should neither read
+    /// the system's certificates nor fail for want of them.
+    async fn client(&self, secure: bool, name: &Name) -> Result<Arc<Client>, TransportError> {
+        let mut slot = if secure { &self.https } else { &self.http }.lock().await;
+        if let Some(client) = &*slot {
+            return Ok(client.clone());
+        }
+        let (authorities, options) = (self.authorities.clone(), self.options.clone());
+        let client = task::spawn_blocking(move || client(secure, &authorities, &options))
+            .await
+            .map_err(|error| {
+                let detail = format!("libcurl could not be set up for {name}");
+                TransportError::new(TransportErrorKind::Request, false, detail).with_source(error)
+            })?;
+        let client = Arc::new(Client(Some(client)));
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+}
+
+/// Blocking: reads the system's certificates, if there are others to trust besides.
+fn client(
+    secure: bool,
+    authorities: &[CertificateDer<'static>],
+    options: &Options,
+) -> Result<HttpClient, isahc::Error> {
+    let mut builder = HttpClient::builder()
+        .redirect_policy(RedirectPolicy::None)
+        .automatic_decompression(false)
+        .expect_continue(false)
+        .version_negotiation(VersionNegotiation::http11())
+        .proxy(None)
+        .tcp_nodelay()
+        .connect_timeout(options.connect_timeout)
+        .low_speed_timeout(1, SILENCE)
+        .connection_cache_size(MAX_IDLE)
+        .connection_cache_ttl(options.idle_timeout);
+    if secure && !authorities.is_empty() {
+        // libcurl trusts either the system's authorities or those it is given.
+        let mut trust = TrustStore::builder();
+        for system in rustls_native_certs::load_native_certs().certs {
+            trust = trust.certificate_from_der(&system);
+        }
+        for authority in authorities {
+            trust = trust.certificate_from_der(authority);
+        }
+        builder = builder.tls_config(TlsConfig::builder().trust_store(trust.build()).build());
+    }
+    builder.build()
+}
+
+/// The last one to let go of isahc's client waits for its thread. So it has to be this.
+struct Client(Option<HttpClient>);
+
+impl Client {
+    #[allow(clippy::expect_used, reason = "it is taken only when this is dropped")]
+    fn get(&self) -> &HttpClient {
+        self.0.as_ref().expect("not dropped yet")
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        drop(task::spawn_blocking(move || drop(client)));
+    }
+}
+
+fn request_for(request: Request<Outgoing>, broken: &Slot) -> Request<AsyncBody> {
+    let (mut head, body) = request.into_parts();
+    // Said by isahc, which would repeat ours.
+    head.headers.remove(TRANSFER_ENCODING);
+    let declared = head.headers.remove(CONTENT_LENGTH);
+    let len = body.size_hint().exact();
+    if len == Some(0) {
+        if let Some(zero) = declared {
+            head.headers.insert(CONTENT_LENGTH, zero);
+        }
+    } else if !head.headers.contains_key(CONTENT_TYPE) {
+        // libcurl would say that it is a form.
+        let unknown = HeaderValue::from_static("application/octet-stream");
+        head.headers.insert(CONTENT_TYPE, unknown);
+    }
+    let reader = Reader(Mutex::new(Upload {
+        body,
+        chunk: Bytes::new(),
+        broken: broken.clone(),
+    }));
+    let body = match len {
+        Some(0) => AsyncBody::empty(),
+        Some(len) => AsyncBody::from_reader_sized(reader, len),
+        None => AsyncBody::from_reader(reader),
+    };
+    Request::from_parts(head, body)
+}
+
+/// The error of a request's body, which is not to be mistaken for one of the connection.
+type Slot = Arc<Mutex<Option<Box<dyn Error + Send + Sync>>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Never locked: isahc wants a reader that is `Sync`, and the body of a request is not.
+struct Reader(Mutex<Upload>);
+
+struct Upload {
+    body: Outgoing,
+    chunk: Bytes,
+    broken: Slot,
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let upload = self
+            .get_mut()
+            .0
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        while upload.chunk.is_empty() {
+            match ready!(Pin::new(&mut upload.body).poll_frame(cx)) {
+                Some(Ok(frame)) => upload.chunk = frame.into_data().unwrap_or_default(),
+                Some(Err(error)) => {
+                    *lock(&upload.broken) = Some(error.into());
+                    return Poll::Ready(Err(io::Error::other("the body cannot be read")));
+                }
+                None => return Poll::Ready(Ok(0)),
+            }
+        }
+        let read = buffer.len().min(upload.chunk.len());
+        upload.chunk.copy_to_slice(&mut buffer[..read]);
+        Poll::Ready(Ok(read))
+    }
+}
+
+fn reply_for(
+    method: &Method,
+    reply: Response<AsyncBody>,
+    client: Arc<Client>,
+    name: Name,
+) -> Result<Response<Body>, TransportError> {
+    const BLOCK: usize = 64 * 1024;
+    let (head, body) = reply.into_parts();
+    let bodyless = *method == Method::HEAD
+        || matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let len = body.len();
+    if bodyless || len == Some(0) {
+        return Ok(Response::from_parts(head, Body::Empty));
+    }
+    // To libcurl the end of the connection is the end of the head as well. A server that ends a
+    // body like that says so.
+    if len.is_none()
+        && !head.headers.contains_key(TRANSFER_ENCODING)
+        && !head.headers.contains_key(CONNECTION)
+    {
+        let detail = format!("there is no whole reply to {name}");
+        return Err(TransportError::new(
+            TransportErrorKind::Broken,
+            true,
+            detail,
+        ));
+    }
+    // In this order they are dropped.
+    let state = Some((body, client, name, BytesMut::new()));
+    let chunks = stream::unfold(state, |state| async {
+        let (mut body, client, name, mut buffer) = state?;
+        buffer.resize(BLOCK, 0);
+        match body.read(&mut buffer).await {
+            Ok(0) => None,
+            Ok(read) => {
+                let chunk = buffer.split_to(read).freeze();
+                Some((Ok(chunk), Some((body, client, name, buffer))))
+            }
+            Err(error) => {
+                let detail = format!("the reply to {name} broke off");
+                let kind = error.kind();
+                let error = TransportError::new(TransportErrorKind::Broken, true, detail)
+                    .with_source(error);
+                Some((Err(io::Error::new(kind, error)), None))
+            }
+        }
+    });
+    let chunks = chunks.boxed();
+    Ok(Response::from_parts(head, Body::Stream { len, chunks }))
+}
+
+fn failure(error: isahc::Error, broken: &Slot, took: Duration, name: &Name) -> TransportError {
+    use TransportErrorKind::{Body, Broken, Connect, Request, Timeout, Tls};
+    if let Some(cause) = lock(broken).take() {
+        let detail = format!("the body could not be read for {name}");
+        return TransportError::new(Body, true, detail).with_source(cause);
+    }
+    // `CURLE_SSL_CONNECT_ERROR`, which isahc does not tell from others.
+    let handshake = error
+        .source()
+        .is_some_and(|curl| curl.to_string().starts_with("[35]"));
+    let (kind, maybe_delivered, what) = match error.kind() {
+        ErrorKind::BadClientCertificate
+        | ErrorKind::BadServerCertificate
+        | ErrorKind::InvalidTlsConfiguration
+        | ErrorKind::TlsEngine => (Tls, false, "TLS failed for"),
+        ErrorKind::ConnectionFailed if handshake => (Tls, false, "TLS failed for"),
+        // Of libcurl's limits that on connections is the only other one.
+        ErrorKind::Timeout if took >= SILENCE => (Timeout, true, "nothing came in reply to"),
+        ErrorKind::ConnectionFailed | ErrorKind::NameResolution | ErrorKind::Timeout => {
+            (Connect, false, "there is no connection for")
+        }
+        ErrorKind::ClientInitialization | ErrorKind::InvalidRequest => {
+            (Request, false, "libcurl cannot send")
+        }
+        _ => (Broken, true, "there is no usable reply to"),
+    };
+    TransportError::new(kind, maybe_delivered, format!("{what} {name}")).with_source(error)
+}

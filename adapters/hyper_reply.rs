@@ -1,0 +1,86 @@
+//! What adapters on hyper have in common: bodies on their way in, and what hyper's errors mean.
+
+use std::{error::Error, io};
+
+use futures::StreamExt;
+use http_body::Body as HttpBody;
+use http_body_util::BodyDataStream;
+use hyper::body::Incoming;
+
+use crate::adapter::{
+    Body, TransportError, TransportErrorKind,
+    common::{BodyError, Name},
+    tls::ends_handshake,
+};
+
+/// The bound of a reply's head, and of what is buffered of a body on its way out. In bytes.
+pub(super) const BUFFER: usize = 256 * 1024;
+
+pub(super) fn reply_body(incoming: Incoming, name: Name) -> Body {
+    if incoming.is_end_stream() {
+        return Body::Empty;
+    }
+    let len = incoming.size_hint().exact();
+    let chunks = BodyDataStream::new(incoming).map(move |chunk| {
+        chunk.map_err(|error| {
+            let kind = find::<io::Error>(&error).map_or(io::ErrorKind::Other, io::Error::kind);
+            let detail = format!("the reply to {name} broke off");
+            let error =
+                TransportError::new(TransportErrorKind::Broken, true, detail).with_source(error);
+            io::Error::new(kind, error)
+        })
+    });
+    Body::Stream {
+        len,
+        chunks: chunks.boxed(),
+    }
+}
+
+/// Why there is no reply on a connection that there was; `unsent` if no byte of the request was
+/// written to it.
+pub(super) fn failure(
+    error: impl Error + Send + Sync + 'static,
+    unsent: bool,
+    name: &Name,
+) -> TransportError {
+    use TransportErrorKind::{Body, Broken, Tls};
+    let (kind, maybe_delivered, what) = if find::<BodyError>(&error).is_some() {
+        (Body, true, "the body could not be read for")
+    } else if find::<rustls::Error>(&error).is_some_and(ends_handshake) {
+        // In TLS 1.3 the server refuses our side when ours is long done.
+        (Tls, false, "the server refused TLS for")
+    } else if unsent {
+        (Broken, false, "the connection was closed ahead of")
+    } else {
+        (Broken, true, "there is no usable reply to")
+    };
+    TransportError::new(kind, maybe_delivered, format!("{what} {name}")).with_source(error)
+}
+
+/// The first error of this type in the chain, also where `io::Error` hides it from `source`.
+pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = match error.downcast_ref().and_then(io::Error::get_ref) {
+            Some(hidden) => Some(hidden),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_found_inside_an_io_error() {
+        let inner = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        let outer = io::Error::other(inner);
+        assert_eq!(find(&outer), Some(&rustls::Error::DecryptError));
+        assert!(find::<BodyError>(&outer).is_none());
+    }
+}

@@ -1,0 +1,112 @@
+//! The adapter on tokio and hyper.
+
+use std::{error::Error, sync::Arc};
+
+use futures::future::BoxFuture;
+use gitlab_runner::{
+    JobHandler, JobResult, Phase, Runner,
+    adapter::{
+        Adapter, AdapterErrorKind, TokioHyper,
+        conformance::{Subject, support::*},
+    },
+    mock::http::Loopback,
+};
+use rcgen::KeyPair;
+
+struct OnTokio;
+
+impl Subject for OnTokio {
+    fn adapter(&self, authorities: &[String]) -> Arc<dyn Adapter> {
+        let mut builder = TokioHyper::builder();
+        for pem in authorities {
+            builder = builder.ca_pem(pem.as_str());
+        }
+        Arc::new(builder.build().unwrap())
+    }
+
+    fn block_on(&self, case: BoxFuture<'_, ()>) {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(case);
+    }
+}
+
+gitlab_runner::adapter_conformance!(OnTokio);
+
+#[test]
+fn a_runtime_without_drivers_is_named_as_the_cause() {
+    struct Never;
+
+    #[async_trait::async_trait]
+    impl JobHandler for Never {
+        async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+            Ok(())
+        }
+    }
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let url = "http://127.0.0.1:9".parse().unwrap();
+    let mut runner = Runner::new(url, "glrt-any".to_owned(), dir.path().to_owned());
+    let error = runtime.block_on(runner.request_job(|_| async { Err::<Never, ()>(()) }));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("enable_all"), "{error}");
+}
+
+#[tokio::test]
+async fn certificates_are_read_when_they_are_needed() {
+    let server = Loopback::start(Probe::default()).unwrap();
+    let adapter = TokioHyper::new().unwrap();
+    bounded(get(&adapter, &server.url())).await.unwrap();
+    assert!(
+        format!("{adapter:?}").contains("https_used: false"),
+        "certificates were read for nothing"
+    );
+}
+
+#[tokio::test]
+async fn an_authority_is_read_from_a_file() {
+    let authority = Authority::new("ours");
+    let server = Loopback::start_tls(Probe::default(), authority.server(&["127.0.0.1"])).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), authority.pem()).unwrap();
+    let adapter = TokioHyper::builder().ca_file(file.path()).build().unwrap();
+    bounded(get(&adapter, &server.url())).await.unwrap();
+}
+
+#[tokio::test]
+async fn authorities_that_cannot_be_used() {
+    let missing = tempfile::tempdir().unwrap().path().join("missing.pem");
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (builder, expected) in [
+        (
+            TokioHyper::builder().ca_pem("no PEM at all"),
+            "there is no certificate",
+        ),
+        (
+            TokioHyper::builder().ca_pem(KeyPair::generate().unwrap().serialize_pem()),
+            "there is no",
+        ),
+        (
+            TokioHyper::builder().ca_pem(broken),
+            "a certificate is broken",
+        ),
+        (
+            TokioHyper::builder().ca_file(missing),
+            "missing.pem: the file cannot be read",
+        ),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), AdapterErrorKind::Certificate);
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(
+            error.source().is_none(),
+            expected.starts_with("there is no")
+        );
+    }
+}
