@@ -157,20 +157,33 @@ impl Adapter for SmolHyper {
             loop {
                 let kept = inner.pool.take(&target.place);
                 let reused = kept.is_some();
-                let mut connection = match kept {
-                    Some(connection) => connection,
-                    None => inner.connect(&target, &name).await?,
+                let (mut connection, exchanges) = match kept {
+                    Some(connection) => (connection, None),
+                    None => {
+                        let (connection, exchanges) = inner.connect(&target, &name).await?;
+                        (connection, Some(exchanges))
+                    }
                 };
                 match connection.try_send_request(request).await {
                     Ok(reply) => {
+                        if let Some(exchanges) = exchanges {
+                            exchanges.detach();
+                        }
                         let keep = move || inner.pool.put(target.place, connection);
                         return Ok(reply.map(|incoming| kept_body(incoming, name, keep)));
                     }
                     Err(mut error) => match error.take_message() {
                         Some(unsent) if reused => request = unsent,
-                        unsent => {
-                            return Err(failure(error.into_error(), unsent.is_some(), &name));
+                        Some(_) => {
+                            // The request only knows that its connection ended, not why.
+                            drop(connection);
+                            let cause = match exchanges {
+                                Some(exchanges) => exchanges.await.err(),
+                                None => None,
+                            };
+                            return Err(failure(cause.unwrap_or(error.into_error()), true, &name));
                         }
+                        None => return Err(failure(error.into_error(), false, &name)),
                     },
                 }
             }
@@ -187,11 +200,7 @@ struct Inner {
 }
 
 impl Inner {
-    async fn connect(
-        &self,
-        target: &Target,
-        name: &Name,
-    ) -> Result<SendRequest<Outgoing>, TransportError> {
+    async fn connect(&self, target: &Target, name: &Name) -> Result<Connection, TransportError> {
         let tcp = self.tcp(target).await.map_err(|error| {
             let detail = format!("there is no connection for {name}");
             TransportError::new(TransportErrorKind::Connect, false, detail).with_source(error)
@@ -279,18 +288,19 @@ impl Target {
     }
 }
 
+/// A new connection, and what drives it: it ends with the last sender.
+type Connection = (SendRequest<Outgoing>, smol::Task<hyper::Result<()>>);
+
 async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     name: &Name,
-) -> Result<SendRequest<Outgoing>, TransportError> {
+) -> Result<Connection, TransportError> {
     let (connection, exchanges) = http1::Builder::new()
         .max_buf_size(BUFFER)
         .handshake(Io(stream))
         .await
         .map_err(|error| failure(error, true, name))?;
-    // Ends when the last sender is dropped. Errors are those of the request.
-    smol::spawn(exchanges.map(drop)).detach();
-    Ok(connection)
+    Ok((connection, smol::spawn(exchanges)))
 }
 
 /// The body, which calls `keep` at its end.
