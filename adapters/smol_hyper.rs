@@ -283,13 +283,16 @@ async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     name: &Name,
 ) -> Result<SendRequest<Outgoing>, TransportError> {
-    let (connection, exchanges) = http1::Builder::new()
+    let (mut connection, exchanges) = http1::Builder::new()
         .max_buf_size(BUFFER)
         .handshake(Io(stream))
         .await
         .map_err(|error| failure(error, true, name))?;
     // Ends when the last sender is dropped. Errors are those of the request.
     smol::spawn(exchanges.map(drop)).detach();
+    // A request handed over ahead of that may hang when the server closes at this very moment.
+    let ready = connection.ready().await;
+    ready.map_err(|error| failure(error, true, name))?;
     Ok(connection)
 }
 
