@@ -8,7 +8,7 @@
 use std::{
     fmt, io,
     panic::AssertUnwindSafe,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -17,17 +17,13 @@ use std::{
 use futures::{
     FutureExt, StreamExt,
     channel::oneshot,
-    future::BoxFuture,
+    future::{self, BoxFuture, Either},
     io::{AsyncRead, AsyncWrite},
     stream,
 };
 use futures_rustls::TlsConnector;
 use http::{HeaderValue, Request, Response, Uri, header::HOST};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-    rt,
-};
+use hyper::{body::Incoming, client::conn::http1, rt};
 use rustls::pki_types::{CertificateDer, ServerName};
 use smol::{Timer, lock::OnceCell, net::TcpStream};
 
@@ -38,7 +34,7 @@ use crate::{
         common::{Name, Outgoing, prepare},
         hyper_reply::{BUFFER, failure, reply_body},
         options::{Options, builder_options},
-        smol_pool::{Place, Pool},
+        smol_pool::{Connection, Place, Pool},
         tls::client_config,
     },
 };
@@ -161,9 +157,24 @@ impl Adapter for SmolHyper {
                     Some(connection) => connection,
                     None => inner.connect(&target, &name).await?,
                 };
-                match connection.try_send_request(request).await {
+                let reply = connection.sender.try_send_request(request);
+                let (reply, connection) =
+                    match future::select(pin!(reply), &mut connection.ended).await {
+                        Either::Left((reply, _)) => (reply, Some(connection)),
+                        Either::Right((_, reply)) => {
+                            // A request that crossed the end of its connection stays in between until
+                            // both sides are gone.
+                            drop(connection);
+                            (reply.await, None)
+                        }
+                    };
+                match reply {
                     Ok(reply) => {
-                        let keep = move || inner.pool.put(target.place, connection);
+                        let keep = move || {
+                            if let Some(connection) = connection {
+                                inner.pool.put(target.place, connection);
+                            }
+                        };
                         return Ok(reply.map(|incoming| kept_body(incoming, name, keep)));
                     }
                     Err(mut error) => match error.take_message() {
@@ -187,11 +198,7 @@ struct Inner {
 }
 
 impl Inner {
-    async fn connect(
-        &self,
-        target: &Target,
-        name: &Name,
-    ) -> Result<SendRequest<Outgoing>, TransportError> {
+    async fn connect(&self, target: &Target, name: &Name) -> Result<Connection, TransportError> {
         let tcp = self.tcp(target).await.map_err(|error| {
             let detail = format!("there is no connection for {name}");
             TransportError::new(TransportErrorKind::Connect, false, detail).with_source(error)
@@ -282,18 +289,20 @@ impl Target {
 async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     name: &Name,
-) -> Result<SendRequest<Outgoing>, TransportError> {
-    let (mut connection, exchanges) = http1::Builder::new()
+) -> Result<Connection, TransportError> {
+    let (sender, exchanges) = http1::Builder::new()
         .max_buf_size(BUFFER)
         .handshake(Io(stream))
         .await
         .map_err(|error| failure(error, true, name))?;
+    let (end, ended) = oneshot::channel();
     // Ends when the last sender is dropped. Errors are those of the request.
-    smol::spawn(exchanges.map(drop)).detach();
-    // A request handed over ahead of that may hang when the server closes at this very moment.
-    let ready = connection.ready().await;
-    ready.map_err(|error| failure(error, true, name))?;
-    Ok(connection)
+    smol::spawn(async move {
+        let _end = end;
+        drop(exchanges.await);
+    })
+    .detach();
+    Ok(Connection { sender, ended })
 }
 
 /// The body, which calls `keep` at its end.
