@@ -8,7 +8,7 @@
 use std::{
     fmt, io,
     panic::AssertUnwindSafe,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -17,17 +17,13 @@ use std::{
 use futures::{
     FutureExt, StreamExt,
     channel::oneshot,
-    future::BoxFuture,
+    future::{self, BoxFuture, Either},
     io::{AsyncRead, AsyncWrite},
     stream,
 };
 use futures_rustls::TlsConnector;
 use http::{HeaderValue, Request, Response, Uri, header::HOST};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-    rt,
-};
+use hyper::{body::Incoming, client::conn::http1, rt};
 use rustls::pki_types::{CertificateDer, ServerName};
 use smol::{Timer, lock::OnceCell, net::TcpStream};
 
@@ -38,7 +34,7 @@ use crate::{
         common::{Name, Outgoing, prepare},
         hyper_reply::{BUFFER, failure, reply_body},
         options::{Options, builder_options},
-        smol_pool::{Place, Pool},
+        smol_pool::{Connection, Place, Pool},
         tls::client_config,
     },
 };
@@ -157,33 +153,35 @@ impl Adapter for SmolHyper {
             loop {
                 let kept = inner.pool.take(&target.place);
                 let reused = kept.is_some();
-                let (mut connection, exchanges) = match kept {
-                    Some(connection) => (connection, None),
-                    None => {
-                        let (connection, exchanges) = inner.connect(&target, &name).await?;
-                        (connection, Some(exchanges))
-                    }
+                let mut connection = match kept {
+                    Some(connection) => connection,
+                    None => inner.connect(&target, &name).await?,
                 };
-                match connection.try_send_request(request).await {
-                    Ok(reply) => {
-                        if let Some(exchanges) = exchanges {
-                            exchanges.detach();
+                let reply = connection.sender.try_send_request(request);
+                let (reply, connection) =
+                    match future::select(pin!(reply), &mut connection.ended).await {
+                        Either::Left((reply, _)) => (reply, Some(connection)),
+                        Either::Right((_, reply)) => {
+                            // A request that crossed the end of its connection stays in between until
+                            // both sides are gone.
+                            drop(connection);
+                            (reply.await, None)
                         }
-                        let keep = move || inner.pool.put(target.place, connection);
+                    };
+                match reply {
+                    Ok(reply) => {
+                        let keep = move || {
+                            if let Some(connection) = connection {
+                                inner.pool.put(target.place, connection);
+                            }
+                        };
                         return Ok(reply.map(|incoming| kept_body(incoming, name, keep)));
                     }
                     Err(mut error) => match error.take_message() {
                         Some(unsent) if reused => request = unsent,
-                        Some(_) => {
-                            // The request only knows that its connection ended, not why.
-                            drop(connection);
-                            let cause = match exchanges {
-                                Some(exchanges) => exchanges.await.err(),
-                                None => None,
-                            };
-                            return Err(failure(cause.unwrap_or(error.into_error()), true, &name));
+                        unsent => {
+                            return Err(failure(error.into_error(), unsent.is_some(), &name));
                         }
-                        None => return Err(failure(error.into_error(), false, &name)),
                     },
                 }
             }
@@ -288,19 +286,23 @@ impl Target {
     }
 }
 
-/// A new connection, and what drives it: it ends with the last sender.
-type Connection = (SendRequest<Outgoing>, smol::Task<hyper::Result<()>>);
-
 async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     name: &Name,
 ) -> Result<Connection, TransportError> {
-    let (connection, exchanges) = http1::Builder::new()
+    let (sender, exchanges) = http1::Builder::new()
         .max_buf_size(BUFFER)
         .handshake(Io(stream))
         .await
         .map_err(|error| failure(error, true, name))?;
-    Ok((connection, smol::spawn(exchanges)))
+    let (end, ended) = oneshot::channel();
+    // Ends when the last sender is dropped. Errors are those of the request.
+    smol::spawn(async move {
+        let _end = end;
+        drop(exchanges.await);
+    })
+    .detach();
+    Ok(Connection { sender, ended })
 }
 
 /// The body, which calls `keep` at its end.

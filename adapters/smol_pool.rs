@@ -2,10 +2,12 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
+use futures::channel::oneshot;
 use hyper::client::conn::http1::SendRequest;
 use smol::{Task, Timer};
 
@@ -13,6 +15,12 @@ use crate::adapter::common::{MAX_IDLE, Outgoing};
 
 /// The part of a URI that says where it leads to: `https://host:443`.
 pub(super) type Place = Arc<str>;
+
+/// A connection, and the end of the task that serves it.
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Outgoing>,
+    pub(super) ended: oneshot::Receiver<Infallible>,
+}
 
 pub(super) struct Pool {
     state: Mutex<State>,
@@ -28,7 +36,7 @@ struct State {
 }
 
 struct Idle {
-    connection: SendRequest<Outgoing>,
+    connection: Connection,
     since: Instant,
 }
 
@@ -42,17 +50,19 @@ impl Pool {
 
     /// The connection to this place that was used last. One whose end of the last exchange is not
     /// known yet is left for later.
-    pub(super) fn take(&self, place: &Place) -> Option<SendRequest<Outgoing>> {
+    pub(super) fn take(&self, place: &Place) -> Option<Connection> {
         let mut state = self.lock();
         let idle = state.idle.get_mut(place)?;
-        idle.retain(|idle| !idle.connection.is_closed() && self.is_young(idle));
-        let at = idle.iter().rposition(|idle| idle.connection.is_ready())?;
+        idle.retain(|idle| !idle.connection.sender.is_closed() && self.is_young(idle));
+        let at = idle
+            .iter()
+            .rposition(|idle| idle.connection.sender.is_ready())?;
         Some(idle.remove(at).connection)
     }
 
     /// Keeps a connection behind an exchange.
-    pub(super) fn put(self: &Arc<Self>, place: Place, connection: SendRequest<Outgoing>) {
-        if connection.is_closed() || self.idle_timeout.is_zero() {
+    pub(super) fn put(self: &Arc<Self>, place: Place, connection: Connection) {
+        if connection.sender.is_closed() || self.idle_timeout.is_zero() {
             return;
         }
         let mut state = self.lock();
@@ -86,7 +96,7 @@ async fn sweep(pool: Weak<Pool>, pause: Duration) {
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.lock();
         state.idle.retain(|_, idle| {
-            idle.retain(|idle| !idle.connection.is_closed() && pool.is_young(idle));
+            idle.retain(|idle| !idle.connection.sender.is_closed() && pool.is_young(idle));
             !idle.is_empty()
         });
         if state.idle.is_empty() {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use gitlab_runner::adapter::{
     Adapter, AsyncStdIsahc,
-    conformance::{Exemption, Subject},
+    conformance::{self, Exemption, Subject},
 };
+
+use crate::runner;
 
 struct OnAsyncStd;
 
@@ -34,3 +36,8 @@ impl Subject for OnAsyncStd {
 }
 
 gitlab_runner::adapter_conformance!(OnAsyncStd);
+
+#[test]
+fn a_runner_runs_jobs() {
+    conformance::run(&OnAsyncStd, |subject| Box::pin(runner::runs_jobs(subject)));
+}

@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use gitlab_runner::adapter::{Adapter, SmolHyper, conformance::Subject};
+use gitlab_runner::adapter::{
+    Adapter, SmolHyper,
+    conformance::{self, Subject},
+};
+
+use crate::runner;
 
 struct OnSmol;
 
@@ -22,3 +27,8 @@ impl Subject for OnSmol {
 }
 
 gitlab_runner::adapter_conformance!(OnSmol);
+
+#[test]
+fn a_runner_runs_jobs() {
+    conformance::run(&OnSmol, |subject| Box::pin(runner::runs_jobs(subject)));
+}

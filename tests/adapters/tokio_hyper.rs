@@ -7,11 +7,13 @@ use gitlab_runner::{
     JobHandler, JobResult, Phase, Runner,
     adapter::{
         Adapter, AdapterErrorKind, TokioHyper,
-        conformance::{Subject, support::*},
+        conformance::{self, Subject, support::*},
     },
     mock::http::Loopback,
 };
 use rcgen::KeyPair;
+
+use crate::runner;
 
 struct OnTokio;
 
@@ -35,6 +37,11 @@ impl Subject for OnTokio {
 }
 
 gitlab_runner::adapter_conformance!(OnTokio);
+
+#[test]
+fn a_runner_runs_jobs() {
+    conformance::run(&OnTokio, |subject| Box::pin(runner::runs_jobs(subject)));
+}
 
 #[test]
 fn a_runtime_without_drivers_is_named_as_the_cause() {
