@@ -6,6 +6,7 @@
 //!
 //! All that comes from outside is taken to be hostile: names, links, lengths.
 
+mod directory;
 mod disk;
 mod error;
 mod extract;

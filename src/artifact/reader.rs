@@ -5,10 +5,7 @@ use std::{
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -16,16 +13,13 @@ use flate2::bufread::GzDecoder;
 use zip::{ZipArchive, extra_fields::ExtraField, read::ZipFile};
 
 use super::{
+    directory::{Budgeted, MAX_DIRECTORY, MAX_ENTRIES, is_too_large},
     error::{ArtifactError, ArtifactErrorKind},
     name::clean_name,
     time,
 };
 use crate::spool::{SpoolFile, SpoolReader};
 
-/// An archive may not have more entries.
-const MAX_ENTRIES: usize = 1_000_000;
-/// Nor take more bytes than this to list them.
-const MAX_DIRECTORY: u64 = 128 << 20;
 /// A gzip file may not hold more than this: all of it is read to list what is in it.
 const MAX_GZIP: u64 = 64 << 30;
 
@@ -254,14 +248,13 @@ fn too_many_entries() -> ArtifactError {
 }
 
 fn zip(file: Arc<SpoolFile>) -> Result<(Content, Vec<String>), ArtifactError> {
-    let left = Arc::new(AtomicU64::new(MAX_DIRECTORY));
-    let reader = Budgeted {
-        reader: file.reader(),
-        left: Arc::clone(&left),
-    };
-    let zip = ZipArchive::new(reader)
-        .map_err(|error| ArtifactError::reading("the artifact, as a zip archive,", error))?;
-    left.store(u64::MAX, Ordering::Relaxed);
+    let failed = |error| ArtifactError::reading("the artifact, as a zip archive,", error);
+    if is_too_large(&mut Arc::clone(&file).reader()).map_err(|error| failed(error.into()))? {
+        return Err(too_many_entries());
+    }
+    let (reader, budget) = Budgeted::new(file.reader());
+    let zip = ZipArchive::new(reader).map_err(failed)?;
+    budget.lift();
     let mut names = Vec::with_capacity(zip.len());
     for index in 0..zip.len() {
         let entry = zip.by_index_data(index);
@@ -348,32 +341,6 @@ fn gzip_name(name: &[u8]) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// A reader that may read only so much, until that is lifted: an archive says itself how many
-/// entries it has.
-struct Budgeted {
-    reader: SpoolReader,
-    left: Arc<AtomicU64>,
-}
-
-impl Read for Budgeted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.reader.read(buffer)?;
-        let left = self.left.load(Ordering::Relaxed);
-        if left < u64::MAX {
-            let left = left.checked_sub(len as u64);
-            let left = left.ok_or(io::ErrorKind::FileTooLarge)?;
-            self.left.store(left, Ordering::Relaxed);
-        }
-        Ok(len)
-    }
-}
-
-impl Seek for Budgeted {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.reader.seek(to)
-    }
 }
 
 #[cfg(test)]

@@ -193,12 +193,26 @@ fn a_directory_that_claims_too_much_is_an_error() {
     // 65535 entries, where there is one.
     content[end + 8..end + 12].fill(0xff);
     assert!(open(&content).is_err());
-    let mut budgeted = Budgeted {
-        reader: spool(&content).reader(),
-        left: Arc::new(AtomicU64::new(10)),
-    };
-    let error = io::copy(&mut budgeted, &mut io::sink()).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+}
+
+/// As an archive with more than two millions of entries would be, before they are read.
+#[test]
+fn an_archive_that_says_that_it_is_too_large_is_refused() {
+    let mut end = [b"PK\x06\x06", &44_u64.to_le_bytes()[..], &[0; 12]].concat();
+    for number in [2_400_000_u64, 2_400_000, 120 << 20, 0] {
+        end.extend_from_slice(&number.to_le_bytes());
+    }
+    end.extend_from_slice(b"PK\x06\x07\0\0\0\0");
+    end.extend_from_slice(&(120_u64 << 20).to_le_bytes());
+    end.extend_from_slice(&[1, 0, 0, 0]);
+    end.extend_from_slice(b"PK\x05\x06\0\0\0\0");
+    end.extend_from_slice(&[0xff; 12]);
+    end.extend_from_slice(&[0; 2]);
+    let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
+    file.write(120 << 20, &[end.into()]).unwrap();
+    let error = Artifact::new(Arc::new(file), Some("artifacts.zip")).unwrap_err();
+    assert_eq!(error.kind(), ArtifactErrorKind::TooLarge, "{error}");
+    assert_eq!(error.to_string(), "the artifact has too many entries");
 }
 
 quickcheck! {
