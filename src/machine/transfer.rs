@@ -29,6 +29,13 @@ const TRIES: u32 = 8;
 /// Tries in all, those counted in with a server that is overloaded or cannot be reached: about ten
 /// minutes.
 const ALL_TRIES: u32 = 16;
+/// So often the connection may break in a [heavy](HEAVY) upload. It may be a server, or a
+/// proxy, that finds it too large and closes before that can be heard.
+const BREAKS: u32 = 5;
+/// The pause after the first of them; it doubles each time.
+const BREAK_PAUSE: Duration = Duration::from_secs(15);
+/// An upload of more bytes is heavy.
+const HEAVY: u64 = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -42,6 +49,10 @@ pub(super) struct Transfer {
     failures: u32,
     /// Those in which the server failed at this very request.
     errors: u32,
+    /// Those in which a connection broke.
+    breaks: u32,
+    /// Whether it costs much to send all of it once more.
+    is_heavy: bool,
     backoff: Backoff,
     in_flight: Option<RequestId>,
     hold_until: Time,
@@ -68,9 +79,19 @@ impl Transfer {
             redirects: 0,
             failures: 0,
             errors: 0,
+            breaks: 0,
+            is_heavy: false,
             backoff: Backoff::default(),
             in_flight: None,
             hold_until: Time::ZERO,
+        }
+    }
+
+    /// The same, of a body of so many bytes.
+    pub(super) fn of_len(self, len: u64) -> Self {
+        Self {
+            is_heavy: len > HEAVY,
+            ..self
         }
     }
 
@@ -133,7 +154,11 @@ impl Transfer {
                 return Verdict::Failed(Trouble::Transport(error));
             }
             Err(error) => {
-                let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                let mut wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                if error.kind() == TransportErrorKind::Broken && self.is_heavy {
+                    wait = wait.max(BREAK_PAUSE * (1 << self.breaks.min(BREAKS)));
+                    self.breaks += 1;
+                }
                 return self.again(core, Trouble::Transport(error), wait);
             }
         };
@@ -173,7 +198,7 @@ impl Transfer {
 
     fn again(&mut self, core: &mut Core, trouble: Trouble, wait: Duration) -> Verdict {
         self.failures += 1;
-        if self.errors >= TRIES || self.failures >= ALL_TRIES {
+        if self.errors >= TRIES || self.failures >= ALL_TRIES || self.breaks >= BREAKS {
             return Verdict::Failed(trouble);
         }
         self.target = self.home.clone();

@@ -250,6 +250,42 @@ fn trouble_is_tried_again_from_the_same_file_and_then_given_up() {
     }
 }
 
+/// The answer to a large body may be lost when it comes before the end of it.
+#[test]
+fn a_large_artifact_is_not_sent_again_and_again_over_connections_that_break() {
+    use gitlab_runner::transport::{TransportError, TransportErrorKind};
+
+    for (kind, tries) in [
+        (TransportErrorKind::Broken, 5),
+        (TransportErrorKind::Connect, 16),
+        (TransportErrorKind::Timeout, 16),
+    ] {
+        let mut world = after_steps(&with_artifacts(json!([archive("always")])), StepResult::Ok);
+        let large = Collected::Packed {
+            len: 1 << 30,
+            file_name: "a.zip".to_owned(),
+            files: 1,
+        };
+        collected(&mut world, large);
+        let mut upload = world.request();
+        let from = world.now;
+        for n in 1..=tries {
+            world.input(Input::Failed {
+                request: upload.id,
+                error: TransportError::new(kind, true, "reset"),
+            });
+            if n < tries {
+                upload = world.next_upload();
+            }
+        }
+        let took = world.now.since(from);
+        assert!(took > 200 * SECOND, "{kind:?} {took:?}");
+        let note = note(&mut world);
+        assert_eq!(note.contains("finds it too large"), tries == 5, "{note}");
+        assert_eq!(result(&mut world)["state"], "failed");
+    }
+}
+
 #[test]
 fn trouble_of_one_kind_does_not_use_up_the_tries_of_another() {
     let (mut world, mut upload) = uploading();
