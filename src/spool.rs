@@ -6,6 +6,7 @@
 //! are those of what was put into it.
 
 use std::{
+    error::Error,
     fmt,
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
@@ -328,14 +329,32 @@ pub(crate) struct SpoolWriter {
     start: u64,
     /// Where the next byte goes: at the end of the buffer, or in it.
     at: u64,
+    /// It may not become longer, in bytes.
+    most: Option<u64>,
     /// A write failed. Nothing is written any more: an archive that is dropped then would try, and
     /// complain.
     broken: bool,
 }
 
+/// A spool file became longer than this many bytes, which it may not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpoolFull {
+    pub(crate) most: u64,
+}
+
+impl fmt::Display for SpoolFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "more than {} bytes", self.most)
+    }
+}
+
+impl Error for SpoolFull {}
+
 impl SpoolWriter {
-    pub(crate) fn create(dir: &Path) -> io::Result<Self> {
+    /// An empty one on the file system of `dir`, which may not become longer than `most`.
+    pub(crate) fn create(dir: &Path, most: Option<u64>) -> io::Result<Self> {
         Ok(Self {
+            most,
             file: unnamed(dir)?,
             file_at: 0,
             len: 0,
@@ -369,6 +388,10 @@ impl SpoolWriter {
             return Ok(());
         }
         self.broken = true;
+        let end = start.saturating_add(bytes.len() as u64);
+        if let Some(most) = self.most.filter(|most| end > *most) {
+            return Err(io::Error::other(SpoolFull { most }));
+        }
         if self.file_at != start {
             self.file.seek(SeekFrom::Start(start))?;
             self.file_at = start;
@@ -512,7 +535,7 @@ mod tests {
         /// Writes of all sizes and steps back give what they give in memory.
         fn the_writer_is_a_file(writes: Vec<(u8, u16, u32)>) -> bool {
             let mut wanted = Cursor::new(Vec::new());
-            let mut writer = SpoolWriter::create(&std::env::temp_dir()).unwrap();
+            let mut writer = SpoolWriter::create(&std::env::temp_dir(), None).unwrap();
             for (byte, back, len) in writes {
                 let to = SeekFrom::End(-i64::from(back).min(wanted.get_ref().len() as i64));
                 let bytes = vec![byte; len as usize % (PIECE + 1000)];

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     adapter::{Adapter, unblock},
     protocol::{ArtifactFormat, artifact_file_name},
-    spool::SpoolFile,
+    spool::{SpoolFile, SpoolFull, SpoolWriter},
 };
 
 /// So much is read, and handed over, at a time.
@@ -61,6 +61,8 @@ pub(crate) struct PackOrder {
     pub(crate) dir: PathBuf,
     /// The time of files that do not tell theirs.
     pub(crate) now: SystemTime,
+    /// It may not become longer, in bytes.
+    pub(crate) most: Option<u64>,
 }
 
 /// A packed artifact.
@@ -126,6 +128,8 @@ pub(crate) enum PackError {
     Read { name: String, source: io::Error },
     /// The artifact could not be written to disk.
     Write { source: io::Error },
+    /// It became longer than this many bytes.
+    TooLarge { most: u64 },
     /// The runtime is going away.
     Lost,
 }
@@ -142,7 +146,11 @@ impl PackError {
     }
 
     fn write(source: io::Error) -> Self {
-        Self::Write { source }
+        let too_large = source.get_ref().and_then(|source| source.downcast_ref());
+        match too_large {
+            Some(&SpoolFull { most }) => Self::TooLarge { most },
+            None => Self::Write { source },
+        }
     }
 }
 
@@ -162,6 +170,11 @@ impl fmt::Display for PackError {
                 "the disk of the runner is full: the artifact could not be packed ({source})"
             ),
             Self::Write { source } => write!(f, "the artifact could not be packed: {source}"),
+            Self::TooLarge { most } => write!(
+                f,
+                "the artifact becomes longer than {most} bytes, which is this runner's own limit \
+                 (`max_artifact_size`), whatever GitLab's is"
+            ),
             Self::Lost => f.write_str("the runner's runtime is going away"),
         }
     }
@@ -239,8 +252,10 @@ where
     }
 
     let (dir, level, now) = (order.dir.clone(), order.level, order.now);
+    let most = order.most;
     let writer = unblock(&**adapter, move || {
-        PackWriter::create(&dir, format, level, now)
+        let file = SpoolWriter::create(&dir, most)?;
+        Ok(PackWriter::new(file, format, level, now))
     });
     let writer = writer.await.ok_or(PackError::Lost)?;
     let mut pipe = Pipe::new(writer.map_err(PackError::write)?, adapter);

@@ -201,10 +201,12 @@ impl Core {
         transfer: &Transfer,
         token: Option<HeaderValue>,
         download: DownloadId,
+        least: Option<u64>,
     ) -> RequestId {
         let http = self.transfer_request(transfer, token, RequestBody::Empty);
         let reply = ReplyBody::Spool {
             download,
+            least,
             limit: MESSAGE_LIMIT,
         };
         let limit = self.config.download_limit();

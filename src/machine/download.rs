@@ -25,6 +25,8 @@ pub(super) struct Downloads(BTreeMap<DownloadId, Download>);
 struct Download {
     token: Secret,
     header: Option<HeaderValue>,
+    /// In bytes, as GitLab said.
+    size: Option<u64>,
     transfer: Transfer,
 }
 
@@ -52,6 +54,10 @@ impl Downloads {
         let entry = Download {
             header: token_header(token),
             token: token.clone(),
+            size: dependency
+                .artifacts_file
+                .as_ref()
+                .and_then(|file| file.size),
             transfer: Transfer::new(job, Doing::Download, Method::GET, home),
         };
         self.0.insert(download, entry);
@@ -80,7 +86,8 @@ impl Downloads {
         for (download, entry) in &mut self.0 {
             if entry.transfer.is_due(core) {
                 let token = entry.header.clone().filter(|_| entry.transfer.is_at_home());
-                let request = core.send_download(job, &entry.transfer, token, *download);
+                let request =
+                    core.send_download(job, &entry.transfer, token, *download, entry.size);
                 entry.transfer.sent(request);
             }
         }

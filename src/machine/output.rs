@@ -147,6 +147,9 @@ pub enum ReplyBody {
     Spool {
         /// What it is for. A file that an earlier try has begun is begun anew.
         download: DownloadId,
+        /// How many bytes GitLab said there are, if it did. The body of a reply that does not say how
+        /// long it is has broken off if it is shorter.
+        least: Option<u64>,
         /// In bytes, where it is collected.
         limit: usize,
     },

@@ -19,8 +19,16 @@ pub(super) struct Collector {
     /// Where the packed file waits.
     pub(super) spool_dir: PathBuf,
     pub(super) now: SystemTime,
+    pub(super) packing: Packing,
+}
+
+/// What the runner was told of packing.
+#[derive(Clone, Copy)]
+pub(super) struct Packing {
     /// Whether the log tells what was found, and not only of trouble.
     pub(super) tells: bool,
+    /// A packed file may not be longer, in bytes.
+    pub(super) most: Option<u64>,
 }
 
 impl Collector {
@@ -51,17 +59,18 @@ impl Collector {
             level: self.level(),
             dir: self.spool_dir.clone(),
             now: self.now,
+            most: self.packing.most,
         };
         let warn = &mut |warning| self.warn(&warning);
         let packed = pack(files, &mut selection, &order, &self.adapter, warn).await;
         let packed = packed.map_err(|error| failed(&error))?;
-        if self.tells {
+        if self.packing.tells {
             self.log.note("Uploading artifacts...".to_owned());
         }
         for (is_warning, text) in selection.report() {
             if is_warning {
                 self.warn(&text);
-            } else if self.tells {
+            } else if self.packing.tells {
                 self.log.note(text);
             }
         }

@@ -57,6 +57,7 @@ fn what_a_download_looks_like() {
         get.reply,
         ReplyBody::Spool {
             download: DownloadId(1),
+            least: Some(100),
             ..
         }
     ));

@@ -41,6 +41,7 @@ fn pack_files(
         level: Level::Default,
         dir: std::env::temp_dir(),
         now: UNIX_EPOCH,
+        most: None,
     };
     let mut warnings = Vec::new();
     let adapter = Threads::adapter();

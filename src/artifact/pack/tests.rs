@@ -22,6 +22,7 @@ fn order(format: ArtifactFormat) -> PackOrder {
         level: Level::Default,
         dir: std::env::temp_dir(),
         now: UNIX_EPOCH + Duration::from_secs(NOW),
+        most: None,
     }
 }
 
@@ -308,6 +309,27 @@ fn a_spool_file_that_cannot_be_made_is_an_error_of_the_disk() {
     assert!(matches!(error, PackError::Write { .. }) && !error.is_disk_full());
     let full = PackError::write(io::ErrorKind::StorageFull.into());
     assert!(full.is_disk_full() && full.to_string().contains("disk of the runner is full"));
+}
+
+#[test]
+fn an_artifact_does_not_become_longer_than_it_may() {
+    for format in [
+        ArtifactFormat::Zip,
+        ArtifactFormat::Gzip,
+        ArtifactFormat::Raw,
+    ] {
+        let mut order = order(format.clone());
+        order.most = Some(1 << 20);
+        let large = vec![file("a", noise(2 << 20))];
+        let error = pack_all(large, &["a"], &order).0.unwrap_err();
+        assert!(
+            matches!(error, PackError::TooLarge { most: 0x10_0000 }),
+            "{format:?}: {error:?}"
+        );
+        let text = error.to_string();
+        assert!(text.contains("1048576 bytes") && text.contains("max_artifact_size"));
+        packed(vec![file("a", noise(1_000_000))], &["a"], &order);
+    }
 }
 
 #[test]
