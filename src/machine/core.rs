@@ -381,7 +381,7 @@ pub(super) fn trouble(response: &Response<Bytes>, token: &Secret) -> Trouble {
 }
 
 /// The target of a redirect for people: without what may be secret in it, and not too long.
-fn redirect_display(location: &[u8]) -> String {
+pub(super) fn redirect_display(location: &[u8]) -> String {
     let location = String::from_utf8_lossy(location);
     let location = location.split(['?', '#']).next().unwrap_or_default();
     let (scheme, rest) = location.split_once("//").unwrap_or(("", location));

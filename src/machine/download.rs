@@ -49,8 +49,10 @@ impl Downloads {
         } else {
             &dependency.token
         };
-        let path = format!("jobs/{}/artifacts?direct_download=true", dependency.id);
-        let home = core.config.server.endpoint(&path);
+        let path = format!("jobs/{}/artifacts", dependency.id);
+        let server = &core.config.server;
+        let home = server.endpoint(&format!("{path}?direct_download=true"));
+        let proxied = server.endpoint(&path);
         let entry = Download {
             header: token_header(token),
             token: token.clone(),
@@ -58,7 +60,7 @@ impl Downloads {
                 .artifacts_file
                 .as_ref()
                 .and_then(|file| file.size),
-            transfer: Transfer::new(job, Doing::Download, Method::GET, home),
+            transfer: Transfer::new(job, Doing::Download, Method::GET, home).or_proxied(proxied),
         };
         self.0.insert(download, entry);
         true

@@ -11,12 +11,12 @@ use http::{Method, Response, StatusCode, Uri};
 
 use super::{
     backoff::{Backoff, Setback},
-    core::{Core, trouble},
+    core::{Core, redirect_display, trouble},
     output::{Doing, Notice, Trouble},
 };
 use crate::{
     ids::{JobId, RequestId},
-    protocol::{redirect_target, same_origin},
+    protocol::{loses_encryption, redirect_target, same_origin},
     secret::Secret,
     time::Time,
     transport::{TransportError, TransportErrorKind},
@@ -43,6 +43,8 @@ pub(super) struct Transfer {
     doing: Doing,
     method: Method,
     home: Uri,
+    /// Where GitLab does not send elsewhere from.
+    proxied: Option<Uri>,
     target: Uri,
     redirects: u32,
     /// In all.
@@ -76,6 +78,7 @@ impl Transfer {
             method,
             target: home.clone(),
             home,
+            proxied: None,
             redirects: 0,
             failures: 0,
             errors: 0,
@@ -91,6 +94,14 @@ impl Transfer {
     pub(super) fn of_len(self, len: u64) -> Self {
         Self {
             is_heavy: len > HEAVY,
+            ..self
+        }
+    }
+
+    /// The same, of what can be had at `proxied` if it cannot be had where GitLab sends to.
+    pub(super) fn or_proxied(self, proxied: Uri) -> Self {
+        Self {
+            proxied: Some(proxied),
             ..self
         }
     }
@@ -169,12 +180,7 @@ impl Transfer {
         let trouble = trouble(response, token);
         if self.is_followed(status) {
             return match redirect_target(&self.target, response.headers()) {
-                Some(target) if self.redirects < MAX_REDIRECTS => {
-                    self.redirects += 1;
-                    self.target = target;
-                    self.hold_until = core.now;
-                    Verdict::Again
-                }
+                Some(target) if self.redirects < MAX_REDIRECTS => self.follow(core, target),
                 _ => Verdict::Failed(trouble),
             };
         }
@@ -196,6 +202,24 @@ impl Transfer {
         self.again(core, trouble, wait)
     }
 
+    fn follow(&mut self, core: &mut Core, target: Uri) -> Verdict {
+        self.redirects += 1;
+        self.hold_until = core.now;
+        if !loses_encryption(&self.target, &target) {
+            self.target = target;
+            return Verdict::Again;
+        }
+        let trouble = Trouble::Insecure(redirect_display(target.to_string().as_bytes()));
+        // GitLab itself hands out what it need not send elsewhere for.
+        let Some(proxied) = self.proxied.take() else {
+            return Verdict::Failed(trouble);
+        };
+        self.home = proxied;
+        self.target = self.home.clone();
+        self.tell(core, trouble, Duration::ZERO);
+        Verdict::Again
+    }
+
     fn again(&mut self, core: &mut Core, trouble: Trouble, wait: Duration) -> Verdict {
         self.failures += 1;
         if self.errors >= TRIES || self.failures >= ALL_TRIES || self.breaks >= BREAKS {
@@ -204,14 +228,18 @@ impl Transfer {
         self.target = self.home.clone();
         self.redirects = 0;
         self.hold_until = core.now + wait;
+        self.tell(core, trouble, wait);
+        Verdict::Again
+    }
+
+    fn tell(&self, core: &mut Core, trouble: Trouble, retry_in: Duration) {
         let (job, doing) = (self.job, self.doing);
         core.notice(Notice::JobTrouble {
             job,
             doing,
             trouble,
-            retry_in: wait,
+            retry_in,
         });
-        Verdict::Again
     }
 
     /// Whether this is the answer that says that all went well.

@@ -316,7 +316,6 @@ fn an_upload_that_succeeds_in_the_end_leaves_no_trace() {
 fn a_redirect_is_followed_without_the_token_to_another_host() {
     for (location, path, token) in [
         ("https://storage.example/x?y=1", "/x?y=1", false),
-        ("http://gitlab.example.com/x", "/x", false),
         ("https://gitlab.example.com:8443/x", "/x", false),
         ("/other", "/other", true),
         ("https://GITLAB.example.com:443/x", "/x", true),
@@ -332,6 +331,22 @@ fn a_redirect_is_followed_without_the_token_to_another_host() {
         let again = world.next_upload();
         assert_eq!(again.uri, upload.uri);
         assert_eq!(again.header("JOB-TOKEN"), Some(JOB_TOKEN));
+    }
+}
+
+#[test]
+fn an_upload_does_not_follow_to_where_it_would_go_in_clear() {
+    for location in [
+        "http://gitlab.example.com/x?sig=1",
+        "http://storage.example/x",
+    ] {
+        let (mut world, upload) = uploading();
+        world.reply(&upload, reply(307).header("Location", location));
+        let note = note(&mut world);
+        let place = location.split('?').next().unwrap();
+        let wanted = format!("redirects to {place}, which is not encrypted");
+        assert!(note.contains(&wanted), "{note}");
+        assert_eq!(result(&mut world)["state"], "failed");
     }
 }
 
