@@ -14,7 +14,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -126,10 +126,11 @@ impl SpoolFile {
             .buffered(at_once)
     }
 
-    /// Reads it from its start; several may read at once.
-    pub(crate) fn reader(self: Arc<Self>) -> SpoolReader {
+    /// Reads it from its start, until it is to `stop`; several may read at once.
+    pub(crate) fn reader(self: Arc<Self>, stop: Stop) -> SpoolReader {
         SpoolReader {
             file: self,
+            stop,
             at: 0,
             buffer: Vec::new(),
             start: 0,
@@ -250,12 +251,27 @@ pub(crate) fn lost() -> io::Error {
     io::Error::other("the runtime is going away")
 }
 
+/// Ends what is read on other threads: what they do with a file may take long after the job that
+/// wanted it is gone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+/// Sets what it holds.
+pub(crate) struct StopOnDrop(pub(crate) Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Reads a spool file. Blocks.
 ///
 /// What was read last stays in memory, so that small steps to and fro cost nothing.
 #[derive(Clone)]
 pub(crate) struct SpoolReader {
     file: Arc<SpoolFile>,
+    stop: Stop,
     at: u64,
     buffer: Vec<u8>,
     /// Where in the file the buffer belongs.
@@ -278,6 +294,9 @@ impl SpoolReader {
 
 impl Read for SpoolReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.stop.0.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the job has come to its end"));
+        }
         if self.buffered().is_empty() {
             if out.len() >= AHEAD || self.file.in_memory() {
                 let len = self.file.read_at(self.at, out)?;
@@ -459,7 +478,10 @@ mod tests {
 
     fn content(file: SpoolFile) -> Vec<u8> {
         let mut content = Vec::new();
-        Arc::new(file).reader().read_to_end(&mut content).unwrap();
+        Arc::new(file)
+            .reader(Stop::default())
+            .read_to_end(&mut content)
+            .unwrap();
         content
     }
 
@@ -497,7 +519,7 @@ mod tests {
     fn two_readers_do_not_disturb_each_other() {
         let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
         file.append(&["0123456789".into()]).unwrap();
-        let mut first = Arc::new(file).reader();
+        let mut first = Arc::new(file).reader(Stop::default());
         let mut second = first.clone();
         let (mut a, mut b) = ([0; 4], [0; 2]);
         first.read_exact(&mut a).unwrap();
@@ -518,7 +540,7 @@ mod tests {
         let file = Arc::new(room.finish());
         assert!(file.in_memory() && file.append(&["6".into()]).is_err());
         assert_eq!((file.len(), file.read(2..5).unwrap()), (6, "234".into()));
-        let mut reader = Arc::clone(&file).reader();
+        let mut reader = Arc::clone(&file).reader(Stop::default());
         let (mut end, mut byte) = (Vec::new(), [0]);
         reader.seek(SeekFrom::End(-2)).unwrap();
         reader.read_to_end(&mut end).unwrap();

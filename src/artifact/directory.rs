@@ -147,13 +147,13 @@ mod tests {
     use quickcheck::quickcheck;
 
     use super::*;
-    use crate::spool::SpoolFile;
+    use crate::spool::{SpoolFile, Stop};
 
     fn reader(content: &[u8]) -> SpoolReader {
         let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
         file.append(&[bytes::Bytes::copy_from_slice(content)])
             .unwrap();
-        Arc::new(file).reader()
+        Arc::new(file).reader(Stop::default())
     }
 
     fn end(entries: u16, bytes: u32, comment: &[u8]) -> Vec<u8> {

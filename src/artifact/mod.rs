@@ -32,6 +32,6 @@ pub use self::{
 };
 pub(crate) use self::{
     pack::{PackOrder, Packed, pack, yield_now},
-    select::Selection,
+    select::{PatternProblem, Selection},
     writer::Level,
 };

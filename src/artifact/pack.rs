@@ -26,7 +26,7 @@ use futures::{
 
 use super::{
     files::{BlockingData, FileKind, UploadableFile},
-    name::{NameError, clean_name},
+    name::{NameError, Shown, clean_name},
     select::Selection,
     writer::{Entry, Format, Level, PackWriter},
 };
@@ -94,23 +94,18 @@ pub(crate) enum PackWarning {
 
 impl fmt::Display for PackWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name { path, error } => write!(f, "{path:?} is not uploaded: {error}"),
+        let (name, what): (_, &str) = match self {
+            Self::Name { path, error } => {
+                return write!(f, "\"{}\" is not uploaded: {error}", Shown(path));
+            }
             Self::Duplicate { name } => {
-                write!(
-                    f,
-                    "{name} is there more than once: only the first is uploaded"
-                )
+                (name, "is there more than once: only the first is uploaded")
             }
-            Self::Link { name } => {
-                write!(
-                    f,
-                    "{name} is a symbolic link, which this format cannot hold"
-                )
-            }
-            Self::Vanished { name } => write!(f, "{name} was removed before it could be uploaded"),
-            Self::More { count } => write!(f, "{count} more files are not uploaded"),
-        }
+            Self::Link { name } => (name, "is a symbolic link, which this format cannot hold"),
+            Self::Vanished { name } => (name, "was removed before it could be uploaded"),
+            Self::More { count } => return write!(f, "{count} more files are not uploaded"),
+        };
+        write!(f, "{} {what}", Shown(name))
     }
 }
 
@@ -160,11 +155,15 @@ impl fmt::Display for PackError {
             Self::Format(word) => write!(f, "the artifact format `{word}` is not supported"),
             Self::SeveralFiles { first, second } => write!(
                 f,
-                "a raw artifact is a single file, but {first} and {second} match its paths: make \
-                 the paths name one file"
+                "a raw artifact is a single file, but {} and {} match its paths: make the paths \
+                 name one file",
+                Shown(first),
+                Shown(second)
             ),
-            Self::Unreadable { name } => write!(f, "{name} could not be opened"),
-            Self::Read { name, source } => write!(f, "{name} could not be read: {source}"),
+            Self::Unreadable { name } => write!(f, "{} could not be opened", Shown(name)),
+            Self::Read { name, source } => {
+                write!(f, "{} could not be read: {source}", Shown(name))
+            }
             Self::Write { source } if self.is_disk_full() => write!(
                 f,
                 "the disk of the runner is full: the artifact could not be packed ({source})"

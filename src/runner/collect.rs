@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use crate::{
     adapter::Adapter,
-    artifact::{Level, PackOrder, Packed, Selection, pack, yield_now},
+    artifact::{Level, PackOrder, Packed, PatternProblem, Selection, pack, yield_now},
     handler::{Colour, JobLog, JobVariables, UploadableFile},
     protocol::ArtifactSpec,
 };
@@ -52,7 +52,11 @@ impl Collector {
             failed(&"the runner could not list the files of the job");
             return Err(());
         };
-        let mut selection = self.selection(spec).await;
+        let selection = self.selection(spec).await;
+        let mut selection = selection.map_err(|problem| {
+            let what = "it is not known what is to be left out";
+            failed(&format_args!("{what}: {problem}"));
+        })?;
         let order = PackOrder {
             format: spec.artifact_format.clone(),
             name: spec.name.as_deref().map(|name| self.expand(name)),
@@ -80,23 +84,26 @@ impl Collector {
         Ok(packed)
     }
 
-    /// Each pattern may take a moment to expand, and there may be many.
-    async fn selection(&self, spec: &ArtifactSpec) -> Selection {
+    /// Each pattern may take a moment to expand, and there may be many. An artifact with an exclude
+    /// that cannot be understood is none: it may be what keeps secrets out of it.
+    async fn selection(&self, spec: &ArtifactSpec) -> Result<Selection, PatternProblem> {
         // Paths are relative to it, and absolute ones as the scripts see them.
         let dir = self.variables.project_dir();
         let mut selection = Selection::empty(&dir, spec.untracked);
-        for (patterns, add) in [
-            (&spec.paths, Selection::add as fn(&mut _, _) -> _),
-            (&spec.exclude, Selection::exclude),
-        ] {
-            for pattern in patterns {
-                if let Err(problem) = add(&mut selection, self.expand(pattern)) {
-                    self.warn(&problem);
-                }
-                yield_now().await;
+        for pattern in &spec.paths {
+            if let Err(problem) = selection.add(self.expand(pattern)) {
+                self.warn(&problem);
             }
+            yield_now().await;
         }
-        selection
+        for pattern in &spec.exclude {
+            match selection.exclude(self.expand(pattern)) {
+                Err(problem) if problem.means_nothing() => self.warn(&problem),
+                outcome => outcome?,
+            }
+            yield_now().await;
+        }
+        Ok(selection)
     }
 
     fn level(&self) -> Level {

@@ -236,6 +236,7 @@ impl Task {
         let log = Arc::clone(&duty.log);
         let scope = Scope::new(duty.job, Arc::clone(&log), &context);
         let state = Arc::new(JobState::default());
+        let life = state.life();
 
         // Before the log, since masked variables may refer to it.
         let made = job_dir::make(&quick, dir.clone()).await;
@@ -327,6 +328,7 @@ impl Task {
                         }
                     }
                     drop_handler(&scope, &log, handler);
+                    drop(life);
                     remove_dir(&quick, &slow, &variables, &duty).await;
                     let trace = log.finish();
                     return duty.answer(JobInput::CleanedUp { trace });

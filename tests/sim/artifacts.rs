@@ -260,6 +260,13 @@ fn failures_to_pack_fail_the_job_and_say_why() {
             "one file",
         ),
         (zip(), maker(&[unreadable]), "unreadable"),
+        (
+            // It may be there to keep a secret out.
+            JobSpec::script(["make"])
+                .artifact(ArtifactSpec::archive(["*"]).exclude(["good", "*.{key,pem"])),
+            maker(&[memory("a.key", "secret")]),
+            "not known what is to be left out: the pattern `*.{key,pem`",
+        ),
         (zip(), no_list, "the runner could not list"),
     ] {
         let world = World::new(4);

@@ -1,7 +1,13 @@
 //! Artifacts on lines that are slow, cut, or without an end.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::Read,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{
     FutureExt, StreamExt,
@@ -9,9 +15,11 @@ use futures::{
     stream::{self, BoxStream},
 };
 use gitlab_runner::{
-    RunnerBuilder, Time,
+    JobHandler, JobResult, Phase, RunnerBuilder, Time,
     adapter::{Adapter, Body, TransportError},
-    mock::{Endpoint, JobSpec, JobStatus, Override},
+    artifact::{Artifact, ExtractLimits},
+    job::Job,
+    mock::{Endpoint, JobSpec, JobStatus, Override, PipelineSpec},
 };
 use http::{Method, Request, Response};
 
@@ -219,6 +227,62 @@ fn a_download_that_says_that_it_is_too_long_is_not_begun() {
     let log = report.log_text();
     assert!(log.contains("this runner's limit of 10 bytes"), "{log}");
     assert_eq!(downloads, 1);
+}
+
+/// Lets go of an artifact.
+struct Leak {
+    job: Job,
+    leaked: Arc<Mutex<Option<Artifact>>>,
+}
+
+#[async_trait]
+impl JobHandler for Leak {
+    async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+        let dependency = self.job.dependencies().next().unwrap();
+        let mut artifact = dependency.download().await.unwrap().unwrap();
+        assert_eq!(read(&mut artifact).unwrap(), "one");
+        *self.leaked.lock().unwrap() = Some(artifact);
+        Ok(())
+    }
+}
+
+fn read(artifact: &mut Artifact) -> std::io::Result<String> {
+    let mut text = String::new();
+    let file = artifact.by_index(0).ok_or(std::io::ErrorKind::Other);
+    file?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// What is read on some other thread must not go on for ever, nor go to a directory that is gone.
+#[test]
+fn what_was_downloaded_cannot_be_read_when_its_job_is_over() {
+    let world = World::new(7);
+    let jobs = world.gitlab.with(|gitlab, now| {
+        gitlab.advance(now);
+        let make = JobSpec::script(["make"]).stage("build");
+        let take = JobSpec::script(["take"]).stage("test");
+        let jobs = [make.artifact_paths(["*"]), take];
+        gitlab.enqueue_pipeline(PipelineSpec::new(jobs).stages(["build", "test"]))
+    });
+    let jobs = jobs.unwrap();
+    let mut runner = world.runner();
+    let leaked = Arc::default();
+    world.sim.block_on(async {
+        let maker = maker(&[memory("a", "one")]);
+        assert!(runner.request_job(|_| async { Ok(maker) }).await.unwrap());
+        runner.drain().await;
+        let leaked = Arc::clone(&leaked);
+        let take = |job| async { Ok(Leak { job, leaked }) };
+        assert!(runner.request_job(take).await.unwrap());
+        runner.drain().await;
+    });
+    let report = world.report(jobs[1]);
+    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
+    let mut artifact = leaked.lock().unwrap().take().unwrap();
+    assert!(read(&mut artifact).is_err());
+    let dir = world.dir.path().join("late");
+    let late = artifact.extract(&dir, ExtractLimits::default());
+    assert!(late.unwrap_err().to_string().contains("come to its end"));
 }
 
 #[test]

@@ -157,7 +157,12 @@ mod unix {
         assert_eq!((packed.files, warnings), (3, vec![]));
 
         let out = tempfile::tempdir().unwrap();
-        let mut artifact = Artifact::new(packed.spool, Some(&packed.file_name)).unwrap();
+        let mut artifact = Artifact::new(
+            packed.spool,
+            Some(&packed.file_name),
+            crate::spool::Stop::default(),
+        )
+        .unwrap();
         let extracted = artifact
             .extract(out.path(), ExtractLimits::default())
             .unwrap();

@@ -56,7 +56,10 @@ fn packed(files: Vec<MemoryFile>, paths: &[&str], order: &PackOrder) -> Packed {
 fn content(packed: &Packed) -> Vec<u8> {
     let mut content = Vec::new();
     let spool = Arc::clone(&packed.spool);
-    spool.reader().read_to_end(&mut content).unwrap();
+    spool
+        .reader(crate::spool::Stop::default())
+        .read_to_end(&mut content)
+        .unwrap();
     assert_eq!(content.len() as u64, packed.len);
     content
 }
@@ -283,6 +286,18 @@ fn many_warnings_are_counted() {
     assert!(packed.unwrap().is_none());
     assert_eq!(warnings.len(), 51);
     assert_eq!(warnings.last(), Some(&PackWarning::More { count: 30 }));
+}
+
+#[test]
+fn long_names_are_shown_by_their_ends() {
+    let long = format!("{}/{}", "a".repeat(1 << 20), "z".repeat(200));
+    let (_, warnings) = pack_all(vec![file(&long, "")], &["**"], &order(ArtifactFormat::Zip));
+    let [warning] = &warnings[..] else {
+        panic!("{} warnings", warnings.len());
+    };
+    let text = warning.to_string();
+    assert!(text.len() < 300 && text.contains("…zzz"), "{text}");
+    assert!(text.ends_with("is not uploaded: it is too long"), "{text}");
 }
 
 #[test]
