@@ -54,7 +54,8 @@ use crate::{
 ///   before and was closed without a reply. The runner sends none that changes anything.
 /// * The connection of a request or reply that was dropped is closed when the server next sends
 ///   something, or after five minutes without a word.
-/// * A server that wants a client's certificate may look like one that broke the connection.
+/// * A server that wants a client's certificate may look like one that broke the connection, as may
+///   one that answers in the middle of a request and closes at once.
 #[derive(Clone)]
 pub struct AsyncStdIsahc {
     inner: Arc<Inner>,

@@ -33,6 +33,7 @@ use crate::{
         Adapter, AdapterError, Body, TransportError, TransportErrorKind,
         common::{Name, Outgoing, prepare},
         hyper_reply::{BUFFER, failure, reply_body},
+        last_word::LastWord,
         options::{Options, builder_options},
         smol_pool::{Connection, Place, Pool},
         tls::client_config,
@@ -292,7 +293,7 @@ async fn handshake(
 ) -> Result<Connection, TransportError> {
     let (sender, exchanges) = http1::Builder::new()
         .max_buf_size(BUFFER)
-        .handshake(Io(stream))
+        .handshake(LastWord::new(Io(stream)))
         .await
         .map_err(|error| failure(error, true, name))?;
     let (end, ended) = oneshot::channel();

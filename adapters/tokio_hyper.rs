@@ -26,6 +26,7 @@ use crate::{
         Adapter, AdapterError, AdapterErrorKind, Body, TransportError, TransportErrorKind,
         common::{MAX_IDLE, Name, Outgoing, prepare},
         hyper_reply::{self, BUFFER, find, reply_body},
+        last_word::LastWords,
         options::{Options, builder_options},
         tls::client_config,
         tokio_clock,
@@ -166,7 +167,7 @@ impl Adapter for TokioHyper {
     }
 }
 
-type Pool<C> = Client<C, Outgoing>;
+type Pool<C> = Client<LastWords<C>, Outgoing>;
 
 struct Inner {
     handle: Handle,
@@ -210,7 +211,10 @@ impl Inner {
     }
 }
 
-fn pool<C: Connect + Clone>(connector: C, idle_timeout: Duration) -> Pool<C> {
+fn pool<C>(connector: C, idle_timeout: Duration) -> Pool<C>
+where
+    LastWords<C>: Connect + Clone,
+{
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -219,7 +223,7 @@ fn pool<C: Connect + Clone>(connector: C, idle_timeout: Duration) -> Pool<C> {
         .http1_max_buf_size(BUFFER)
         // Safe: hyper gives a request back only if it wrote none of it.
         .retry_canceled_requests(true)
-        .build(connector)
+        .build(LastWords(connector))
 }
 
 async fn exchange<C>(
@@ -228,7 +232,7 @@ async fn exchange<C>(
     name: Name,
 ) -> Result<Response<Body>, TransportError>
 where
-    C: Connect + Clone + Send + Sync + 'static,
+    LastWords<C>: Connect + Clone + Send + Sync + 'static,
 {
     let response = pool
         .request(request)

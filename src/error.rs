@@ -165,7 +165,7 @@ impl RunError {
             Trouble::Stopped => Self::stopped(),
             // The cause says what the detail would repeat.
             Trouble::Transport(error) => Self::new(RunErrorKind::Network, what).with_cause(error),
-            Trouble::Status { .. } | Trouble::Unreadable(_) => {
+            Trouble::Status { .. } | Trouble::Insecure(_) | Trouble::Unreadable(_) => {
                 Self::new(RunErrorKind::Server, detail)
             }
         }

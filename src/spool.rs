@@ -6,6 +6,7 @@
 //! are those of what was put into it.
 
 use std::{
+    error::Error,
     fmt,
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
@@ -13,7 +14,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -125,10 +126,11 @@ impl SpoolFile {
             .buffered(at_once)
     }
 
-    /// Reads it from its start; several may read at once.
-    pub(crate) fn reader(self: Arc<Self>) -> SpoolReader {
+    /// Reads it from its start, until it is to `stop`; several may read at once.
+    pub(crate) fn reader(self: Arc<Self>, stop: Stop) -> SpoolReader {
         SpoolReader {
             file: self,
+            stop,
             at: 0,
             buffer: Vec::new(),
             start: 0,
@@ -249,12 +251,27 @@ pub(crate) fn lost() -> io::Error {
     io::Error::other("the runtime is going away")
 }
 
+/// Ends what is read on other threads: what they do with a file may take long after the job that
+/// wanted it is gone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+/// Sets what it holds.
+pub(crate) struct StopOnDrop(pub(crate) Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Reads a spool file. Blocks.
 ///
 /// What was read last stays in memory, so that small steps to and fro cost nothing.
 #[derive(Clone)]
 pub(crate) struct SpoolReader {
     file: Arc<SpoolFile>,
+    stop: Stop,
     at: u64,
     buffer: Vec<u8>,
     /// Where in the file the buffer belongs.
@@ -277,6 +294,9 @@ impl SpoolReader {
 
 impl Read for SpoolReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.stop.0.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the job has come to its end"));
+        }
         if self.buffered().is_empty() {
             if out.len() >= AHEAD || self.file.in_memory() {
                 let len = self.file.read_at(self.at, out)?;
@@ -328,14 +348,32 @@ pub(crate) struct SpoolWriter {
     start: u64,
     /// Where the next byte goes: at the end of the buffer, or in it.
     at: u64,
+    /// It may not become longer, in bytes.
+    most: Option<u64>,
     /// A write failed. Nothing is written any more: an archive that is dropped then would try, and
     /// complain.
     broken: bool,
 }
 
+/// A spool file became longer than this many bytes, which it may not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpoolFull {
+    pub(crate) most: u64,
+}
+
+impl fmt::Display for SpoolFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "more than {} bytes", self.most)
+    }
+}
+
+impl Error for SpoolFull {}
+
 impl SpoolWriter {
-    pub(crate) fn create(dir: &Path) -> io::Result<Self> {
+    /// An empty one on the file system of `dir`, which may not become longer than `most`.
+    pub(crate) fn create(dir: &Path, most: Option<u64>) -> io::Result<Self> {
         Ok(Self {
+            most,
             file: unnamed(dir)?,
             file_at: 0,
             len: 0,
@@ -369,6 +407,10 @@ impl SpoolWriter {
             return Ok(());
         }
         self.broken = true;
+        let end = start.saturating_add(bytes.len() as u64);
+        if let Some(most) = self.most.filter(|most| end > *most) {
+            return Err(io::Error::other(SpoolFull { most }));
+        }
         if self.file_at != start {
             self.file.seek(SeekFrom::Start(start))?;
             self.file_at = start;
@@ -436,7 +478,10 @@ mod tests {
 
     fn content(file: SpoolFile) -> Vec<u8> {
         let mut content = Vec::new();
-        Arc::new(file).reader().read_to_end(&mut content).unwrap();
+        Arc::new(file)
+            .reader(Stop::default())
+            .read_to_end(&mut content)
+            .unwrap();
         content
     }
 
@@ -474,7 +519,7 @@ mod tests {
     fn two_readers_do_not_disturb_each_other() {
         let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
         file.append(&["0123456789".into()]).unwrap();
-        let mut first = Arc::new(file).reader();
+        let mut first = Arc::new(file).reader(Stop::default());
         let mut second = first.clone();
         let (mut a, mut b) = ([0; 4], [0; 2]);
         first.read_exact(&mut a).unwrap();
@@ -495,7 +540,7 @@ mod tests {
         let file = Arc::new(room.finish());
         assert!(file.in_memory() && file.append(&["6".into()]).is_err());
         assert_eq!((file.len(), file.read(2..5).unwrap()), (6, "234".into()));
-        let mut reader = Arc::clone(&file).reader();
+        let mut reader = Arc::clone(&file).reader(Stop::default());
         let (mut end, mut byte) = (Vec::new(), [0]);
         reader.seek(SeekFrom::End(-2)).unwrap();
         reader.read_to_end(&mut end).unwrap();
@@ -512,7 +557,7 @@ mod tests {
         /// Writes of all sizes and steps back give what they give in memory.
         fn the_writer_is_a_file(writes: Vec<(u8, u16, u32)>) -> bool {
             let mut wanted = Cursor::new(Vec::new());
-            let mut writer = SpoolWriter::create(&std::env::temp_dir()).unwrap();
+            let mut writer = SpoolWriter::create(&std::env::temp_dir(), None).unwrap();
             for (byte, back, len) in writes {
                 let to = SeekFrom::End(-i64::from(back).min(wanted.get_ref().len() as i64));
                 let bytes = vec![byte; len as usize % (PIECE + 1000)];

@@ -29,7 +29,8 @@ pub enum TransportErrorKind {
     Request,
     /// The body to be sent could not be read.
     Body,
-    /// The body of the reply could not be stored: the disk is full, say.
+    /// The body of the reply could not be stored: the disk is full, say, or it is longer than a
+    /// limit.
     Store,
 }
 

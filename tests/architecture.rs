@@ -38,6 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("adapters/options.rs", &["adapter"]),
     ("adapters/tls.rs", &["adapter"]),
     ("adapters/hyper_reply.rs", &["adapter"]),
+    ("adapters/last_word.rs", &["adapter"]),
     ("adapters/async_std_isahc.rs", &["adapter", "time"]),
     ("adapters/smol_hyper.rs", &["adapter", "time"]),
     ("adapters/smol_pool.rs", &["adapter"]),

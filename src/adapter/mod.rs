@@ -51,6 +51,9 @@ mod options;
 #[path = "../../adapters/hyper_reply.rs"]
 mod hyper_reply;
 #[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/last_word.rs"]
+mod last_word;
+#[cfg(any(feature = "tokio", feature = "smol"))]
 #[path = "../../adapters/tls.rs"]
 mod tls;
 

@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     error::{ArtifactError, ArtifactErrorKind},
-    name::{NameError, clean_name},
+    name::{NameError, Shown, clean_name},
     reader::{Artifact, ArtifactFile},
 };
 
@@ -133,7 +133,7 @@ impl Artifact {
                 Ok(name) => Ok(Some(name)),
                 Err(NameError::Empty) => Ok(None),
                 Err(error) => {
-                    let detail = format!("the artifact has an unsafe name, {name:?}");
+                    let detail = format!("the artifact has an unsafe name, \"{}\"", Shown(name));
                     let kind = ArtifactErrorKind::UnsafeName;
                     Err(ArtifactError::new(kind, detail).with_source(error))
                 }
@@ -227,7 +227,7 @@ impl Extraction {
 
     fn file(&mut self, name: &str, mut file: ArtifactFile<'_>) -> Result<(), ArtifactError> {
         let path = self.place(name)?;
-        let failed = |error| ArtifactError::io(format_args!("write {name}"), error);
+        let failed = |error| ArtifactError::io(format_args!("write {}", Shown(name)), error);
         // Never through a link: it must not be there.
         let new = OpenOptions::new().write(true).create_new(true).open(&path);
         let mut new = new.map_err(failed)?;
@@ -238,7 +238,7 @@ impl Extraction {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    let doing = format!("read {name} in the artifact");
+                    let doing = format!("read {} in the artifact", Shown(name));
                     return Err(ArtifactError::io(doing, error));
                 }
             };
@@ -272,7 +272,7 @@ impl Extraction {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         };
-        let failed = |error| ArtifactError::io(format_args!("replace {name}"), error);
+        let failed = |error| ArtifactError::io(format_args!("replace {}", Shown(name)), error);
         removed.map(|()| path).map_err(failed)
     }
 
@@ -286,7 +286,7 @@ impl Extraction {
             }
             let failed = |error| {
                 ArtifactError::io(
-                    format_args!("make the directory {}", relative.display()),
+                    format_args!("make the directory {}", Shown(&relative.to_string_lossy())),
                     error,
                 )
             };
@@ -367,7 +367,7 @@ impl Extraction {
             // There are systems and file systems without links.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(false),
             Err(error) => Err(ArtifactError::io(
-                format_args!("make the link {name}"),
+                format_args!("make the link {}", Shown(name)),
                 error,
             )),
         }
@@ -424,7 +424,8 @@ impl Extraction {
 }
 
 fn in_the_way(name: &Path) -> ArtifactError {
-    let detail = format!("cannot extract {}: something is in the way", name.display());
+    let name = name.to_string_lossy();
+    let detail = format!("cannot extract {}: something is in the way", Shown(&name));
     ArtifactError::new(ArtifactErrorKind::InTheWay, detail)
 }
 

@@ -6,6 +6,7 @@
 //!
 //! All that comes from outside is taken to be hostile: names, links, lengths.
 
+mod directory;
 mod disk;
 mod error;
 mod extract;
@@ -31,6 +32,6 @@ pub use self::{
 };
 pub(crate) use self::{
     pack::{PackOrder, Packed, pack, yield_now},
-    select::Selection,
+    select::{PatternProblem, Selection},
     writer::Level,
 };

@@ -36,6 +36,36 @@ impl fmt::Display for NameError {
 
 impl Error for NameError {}
 
+/// A name in a message: one that is long enough to hide what is said of it is shown by its start and
+/// its end. Control characters are escaped.
+pub(super) struct Shown<'a>(pub(super) &'a str);
+
+/// So many characters are shown of either.
+const SHOWN: usize = 100;
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name) = self;
+        let start = name.char_indices().nth(SHOWN);
+        let end = name.char_indices().nth_back(SHOWN - 1);
+        let (start, end) = match (start, end) {
+            (Some((start, _)), Some((end, _))) if start < end => (start, end),
+            _ => (name.len(), name.len()),
+        };
+        let write = |f: &mut fmt::Formatter<'_>, text: &str| {
+            text.chars().try_for_each(|c| match c.is_control() {
+                true => write!(f, "{}", c.escape_default()),
+                false => write!(f, "{c}"),
+            })
+        };
+        write(f, &name[..start])?;
+        if start < end {
+            f.write_str("…")?;
+        }
+        write(f, &name[end..])
+    }
+}
+
 /// `path` as it is called in an archive: `./a//b/../c/` is `a/c`.
 pub(crate) fn clean_name(path: &str) -> Result<String, NameError> {
     let path = separated(path);
@@ -147,7 +177,30 @@ mod tests {
         assert_eq!(clean_name(&"x".repeat(70_000)), Err(TooLong));
     }
 
+    #[test]
+    fn a_message_shows_the_ends_of_a_long_name() {
+        for name in ["", "a/b", "ä".repeat(200).as_str()] {
+            assert_eq!(Shown(name).to_string(), name);
+        }
+        let long = format!(
+            "{}{}{}",
+            "a".repeat(100),
+            "-".repeat(1 << 20),
+            "ü".repeat(100)
+        );
+        let shown = format!("{}…{}", "a".repeat(100), "ü".repeat(100));
+        assert_eq!(Shown(&long).to_string(), shown);
+        assert_eq!(Shown("a\nb\u{1b}[0m").to_string(), "a\\nb\\u{1b}[0m");
+    }
+
     quickcheck! {
+        fn any_name_is_shown(name: String, times: u8) -> bool {
+            let name = name.repeat(times.into());
+            let shown = Shown(&name).to_string();
+            !shown.contains(char::is_control)
+                && (shown == name || shown.chars().count() <= 201 * 10)
+        }
+
         fn a_name_stays_below(parts: Vec<u8>) -> bool {
             let words = ["..", ".", "a", "/", "\\", "C:", "b", "\0", ""];
             let path: String = parts.iter().map(|part| words[*part as usize % 9]).collect();

@@ -26,14 +26,14 @@ use futures::{
 
 use super::{
     files::{BlockingData, FileKind, UploadableFile},
-    name::{NameError, clean_name},
+    name::{NameError, Shown, clean_name},
     select::Selection,
     writer::{Entry, Format, Level, PackWriter},
 };
 use crate::{
     adapter::{Adapter, unblock},
     protocol::{ArtifactFormat, artifact_file_name},
-    spool::SpoolFile,
+    spool::{SpoolFile, SpoolFull, SpoolWriter},
 };
 
 /// So much is read, and handed over, at a time.
@@ -61,6 +61,8 @@ pub(crate) struct PackOrder {
     pub(crate) dir: PathBuf,
     /// The time of files that do not tell theirs.
     pub(crate) now: SystemTime,
+    /// It may not become longer, in bytes.
+    pub(crate) most: Option<u64>,
 }
 
 /// A packed artifact.
@@ -92,23 +94,18 @@ pub(crate) enum PackWarning {
 
 impl fmt::Display for PackWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name { path, error } => write!(f, "{path:?} is not uploaded: {error}"),
+        let (name, what): (_, &str) = match self {
+            Self::Name { path, error } => {
+                return write!(f, "\"{}\" is not uploaded: {error}", Shown(path));
+            }
             Self::Duplicate { name } => {
-                write!(
-                    f,
-                    "{name} is there more than once: only the first is uploaded"
-                )
+                (name, "is there more than once: only the first is uploaded")
             }
-            Self::Link { name } => {
-                write!(
-                    f,
-                    "{name} is a symbolic link, which this format cannot hold"
-                )
-            }
-            Self::Vanished { name } => write!(f, "{name} was removed before it could be uploaded"),
-            Self::More { count } => write!(f, "{count} more files are not uploaded"),
-        }
+            Self::Link { name } => (name, "is a symbolic link, which this format cannot hold"),
+            Self::Vanished { name } => (name, "was removed before it could be uploaded"),
+            Self::More { count } => return write!(f, "{count} more files are not uploaded"),
+        };
+        write!(f, "{} {what}", Shown(name))
     }
 }
 
@@ -126,6 +123,8 @@ pub(crate) enum PackError {
     Read { name: String, source: io::Error },
     /// The artifact could not be written to disk.
     Write { source: io::Error },
+    /// It became longer than this many bytes.
+    TooLarge { most: u64 },
     /// The runtime is going away.
     Lost,
 }
@@ -142,7 +141,11 @@ impl PackError {
     }
 
     fn write(source: io::Error) -> Self {
-        Self::Write { source }
+        let too_large = source.get_ref().and_then(|source| source.downcast_ref());
+        match too_large {
+            Some(&SpoolFull { most }) => Self::TooLarge { most },
+            None => Self::Write { source },
+        }
     }
 }
 
@@ -152,16 +155,25 @@ impl fmt::Display for PackError {
             Self::Format(word) => write!(f, "the artifact format `{word}` is not supported"),
             Self::SeveralFiles { first, second } => write!(
                 f,
-                "a raw artifact is a single file, but {first} and {second} match its paths: make \
-                 the paths name one file"
+                "a raw artifact is a single file, but {} and {} match its paths: make the paths \
+                 name one file",
+                Shown(first),
+                Shown(second)
             ),
-            Self::Unreadable { name } => write!(f, "{name} could not be opened"),
-            Self::Read { name, source } => write!(f, "{name} could not be read: {source}"),
+            Self::Unreadable { name } => write!(f, "{} could not be opened", Shown(name)),
+            Self::Read { name, source } => {
+                write!(f, "{} could not be read: {source}", Shown(name))
+            }
             Self::Write { source } if self.is_disk_full() => write!(
                 f,
                 "the disk of the runner is full: the artifact could not be packed ({source})"
             ),
             Self::Write { source } => write!(f, "the artifact could not be packed: {source}"),
+            Self::TooLarge { most } => write!(
+                f,
+                "the artifact becomes longer than {most} bytes, which is this runner's own limit \
+                 (`max_artifact_size`), whatever GitLab's is"
+            ),
             Self::Lost => f.write_str("the runner's runtime is going away"),
         }
     }
@@ -239,8 +251,10 @@ where
     }
 
     let (dir, level, now) = (order.dir.clone(), order.level, order.now);
+    let most = order.most;
     let writer = unblock(&**adapter, move || {
-        PackWriter::create(&dir, format, level, now)
+        let file = SpoolWriter::create(&dir, most)?;
+        Ok(PackWriter::new(file, format, level, now))
     });
     let writer = writer.await.ok_or(PackError::Lost)?;
     let mut pipe = Pipe::new(writer.map_err(PackError::write)?, adapter);

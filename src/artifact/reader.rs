@@ -5,10 +5,7 @@ use std::{
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -16,18 +13,16 @@ use flate2::bufread::GzDecoder;
 use zip::{ZipArchive, extra_fields::ExtraField, read::ZipFile};
 
 use super::{
+    directory::{Budgeted, MAX_DIRECTORY, MAX_ENTRIES, is_too_large},
     error::{ArtifactError, ArtifactErrorKind},
-    name::clean_name,
+    name::{Shown, clean_name},
     time,
 };
-use crate::spool::{SpoolFile, SpoolReader};
+use crate::spool::{SpoolFile, SpoolReader, Stop};
 
-/// An archive may not have more entries.
-const MAX_ENTRIES: usize = 1_000_000;
-/// Nor take more bytes than this to list them.
-const MAX_DIRECTORY: u64 = 128 << 20;
-/// A gzip file may not hold more than this: all of it is read to list what is in it.
-const MAX_GZIP: u64 = 64 << 30;
+/// A gzip file may not hold more than this: all of it is read to list what is in it. It is what may be
+/// extracted, too, if no limit is given.
+const MAX_GZIP: u64 = 32 << 30;
 
 /// The artifact of another job: usually a zip archive, else gzip files one behind the other, or a
 /// single file.
@@ -58,15 +53,20 @@ impl Artifact {
     /// When it is neither, or damaged, or has an unreasonable number of entries.
     pub fn open(file: File) -> Result<Self, ArtifactError> {
         let file = SpoolFile::new(file).map_err(|error| ArtifactError::io("read it", error))?;
-        Self::new(Arc::new(file), None)
+        Self::new(Arc::new(file), None, Stop::default())
     }
 
     /// Reads what is in a spool file. What is neither zip nor gzip is a single file if GitLab calls
-    /// it by a `name` that is not that of an archive.
-    pub(crate) fn new(file: Arc<SpoolFile>, name: Option<&str>) -> Result<Self, ArtifactError> {
+    /// it by a `name` that is not that of an archive. It can be read until it is to `stop`.
+    pub(crate) fn new(
+        file: Arc<SpoolFile>,
+        name: Option<&str>,
+        stop: Stop,
+    ) -> Result<Self, ArtifactError> {
         let len = file.len();
         let mut start = Vec::new();
-        let read = Arc::clone(&file).reader().take(4).read_to_end(&mut start);
+        let reader = file.reader(stop);
+        let read = reader.clone().take(4).read_to_end(&mut start);
         read.map_err(|error| ArtifactError::io("read the artifact", error))?;
         let name = name.and_then(|name| clean_name(name.rsplit('/').next()?).ok());
         let is_archive = name.as_ref().is_none_or(|name| {
@@ -74,15 +74,15 @@ impl Artifact {
             name.ends_with(".zip") || name.ends_with(".gz")
         });
         let (content, names) = match (&*start, &name) {
-            ([0x1f, 0x8b, ..], _) => gzip(file, name.as_deref())?,
-            ([b'P', b'K', 3..=8, 4..=8], _) => zip(file)?,
-            (_, Some(name)) if !is_archive => (Content::Raw(file.reader()), vec![name.clone()]),
+            ([0x1f, 0x8b, ..], _) => gzip(reader, name.as_deref())?,
+            ([b'P', b'K', 3..=8, 4..=8], _) => zip(reader)?,
+            (_, Some(name)) if !is_archive => (Content::Raw(reader), vec![name.clone()]),
             _ if len == 0 => {
                 let detail = "the artifact is empty, not even an archive";
                 return Err(ArtifactError::new(ArtifactErrorKind::Damaged, detail));
             }
             // There may be something in front of the archive.
-            _ => zip(file)?,
+            _ => zip(reader)?,
         };
         if names.len() > MAX_ENTRIES {
             return Err(too_many_entries());
@@ -132,11 +132,12 @@ impl Artifact {
             let detail = format!("the artifact has no entry number {index}");
             return Err(ArtifactError::new(ArtifactErrorKind::Damaged, detail));
         };
-        let failed = |error| ArtifactError::io(format_args!("read {name} in the artifact"), error);
+        let failed =
+            |error| ArtifactError::io(format_args!("read {} in the artifact", Shown(name)), error);
         let data = match &mut self.content {
             Content::Zip(zip) => {
                 let file = zip.by_index(index);
-                let what = || format!("{name} in the artifact");
+                let what = || format!("{} in the artifact", Shown(name));
                 Data::Zip(file.map_err(|error| ArtifactError::reading(&what(), error))?)
             }
             Content::Gzip { file, starts } => {
@@ -253,15 +254,14 @@ fn too_many_entries() -> ArtifactError {
     ArtifactError::new(ArtifactErrorKind::TooLarge, detail)
 }
 
-fn zip(file: Arc<SpoolFile>) -> Result<(Content, Vec<String>), ArtifactError> {
-    let left = Arc::new(AtomicU64::new(MAX_DIRECTORY));
-    let reader = Budgeted {
-        reader: file.reader(),
-        left: Arc::clone(&left),
-    };
-    let zip = ZipArchive::new(reader)
-        .map_err(|error| ArtifactError::reading("the artifact, as a zip archive,", error))?;
-    left.store(u64::MAX, Ordering::Relaxed);
+fn zip(file: SpoolReader) -> Result<(Content, Vec<String>), ArtifactError> {
+    let failed = |error| ArtifactError::reading("the artifact, as a zip archive,", error);
+    if is_too_large(&mut file.clone()).map_err(|error| failed(error.into()))? {
+        return Err(too_many_entries());
+    }
+    let (reader, budget) = Budgeted::new(file);
+    let zip = ZipArchive::new(reader).map_err(failed)?;
+    budget.lift();
     let mut names = Vec::with_capacity(zip.len());
     for index in 0..zip.len() {
         let entry = zip.by_index_data(index);
@@ -274,11 +274,11 @@ fn zip(file: Arc<SpoolFile>) -> Result<(Content, Vec<String>), ArtifactError> {
 
 /// Lists what is in a gzip file, by reading all of it.
 fn gzip(
-    file: Arc<SpoolFile>,
+    file: SpoolReader,
     file_name: Option<&str>,
 ) -> Result<(Content, Vec<String>), ArtifactError> {
     let failed = |error| ArtifactError::io("read the artifact as gzip files", error);
-    let mut file = BufReader::new(file.reader());
+    let mut file = BufReader::new(file);
     let (mut starts, mut names) = (Vec::new(), Vec::new());
     let (mut left, mut names_left) = (MAX_GZIP, MAX_DIRECTORY);
     loop {
@@ -348,32 +348,6 @@ fn gzip_name(name: &[u8]) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// A reader that may read only so much, until that is lifted: an archive says itself how many
-/// entries it has.
-struct Budgeted {
-    reader: SpoolReader,
-    left: Arc<AtomicU64>,
-}
-
-impl Read for Budgeted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.reader.read(buffer)?;
-        let left = self.left.load(Ordering::Relaxed);
-        if left < u64::MAX {
-            let left = left.checked_sub(len as u64);
-            let left = left.ok_or(io::ErrorKind::FileTooLarge)?;
-            self.left.store(left, Ordering::Relaxed);
-        }
-        Ok(len)
-    }
-}
-
-impl Seek for Budgeted {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.reader.seek(to)
-    }
 }
 
 #[cfg(test)]

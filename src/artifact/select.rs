@@ -34,6 +34,13 @@ pub(crate) struct PatternProblem {
     pub(crate) error: GlobError,
 }
 
+impl PatternProblem {
+    /// Whether there is nothing that the pattern could mean.
+    pub(crate) fn means_nothing(&self) -> bool {
+        matches!(self.error, GlobError::Empty | GlobError::Outside)
+    }
+}
+
 impl fmt::Display for PatternProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pattern, error } = self;
@@ -72,7 +79,7 @@ impl Selection {
         Ok(())
     }
 
-    /// But not what this pattern matches.
+    /// But not what this pattern matches. What one would take away that cannot be used is not known.
     pub(crate) fn exclude(&mut self, pattern: String) -> Result<(), PatternProblem> {
         let rule = self.rule(pattern)?;
         self.excludes.push(rule);

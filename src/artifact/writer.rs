@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
     time::SystemTime,
 };
 
@@ -124,25 +123,19 @@ enum Gzip {
 }
 
 impl PackWriter {
-    /// An empty one on the file system of `dir`.
-    pub(super) fn create(
-        dir: &Path,
-        format: Format,
-        level: Level,
-        now: SystemTime,
-    ) -> io::Result<Self> {
-        let file = SpoolWriter::create(dir)?;
+    /// An empty one.
+    pub(super) fn new(file: SpoolWriter, format: Format, level: Level, now: SystemTime) -> Self {
         let out = match format {
             Format::Zip => Out::Zip(Box::new(ZipWriter::new(file)), ZipEntry::Between),
             Format::Gzip => Out::Gzip(Gzip::Between(file)),
             Format::Raw => Out::Raw(file),
         };
-        Ok(Self {
+        Self {
             out,
             level,
             now,
             probe: Probe::default(),
-        })
+        }
     }
 
     pub(super) fn begin(&mut self, entry: Entry) -> io::Result<()> {

@@ -34,7 +34,7 @@ use crate::{
     artifact::Artifact,
     ids::JobId,
     protocol::{DependencyInfo, Failure, InputInfo, InputValue, JobPayload},
-    spool::SpoolFile,
+    spool::{SpoolFile, Stop, StopOnDrop},
     sync::lock,
     trace::TraceStream,
 };
@@ -256,13 +256,13 @@ impl Job {
     /// Always, for the handler to return.
     #[expect(clippy::result_unit_err, reason = "what a step returns")]
     pub fn fail(&self, failure: Failure) -> JobResult {
-        lock(&self.state.0).failure = Some(failure);
+        lock(&self.state.step).failure = Some(failure);
         Err(())
     }
 
     /// GitLab's name of the step that runs (`script`, `release`, `after_script`), if one does.
     pub fn current_step(&self) -> Option<Arc<str>> {
-        lock(&self.state.0).step.clone()
+        lock(&self.state.step).step.clone()
     }
 
     /// Everything that GitLab said of the job: `job.payload().image`, say.
@@ -339,7 +339,11 @@ impl fmt::Debug for Job {
 
 /// What the handler's `Job` and the task that runs the handler share.
 #[derive(Debug, Default)]
-pub(crate) struct JobState(Mutex<StepState>);
+pub(crate) struct JobState {
+    step: Mutex<StepState>,
+    /// Ends what reads the artifacts of other jobs.
+    stop: Stop,
+}
 
 #[derive(Debug, Default)]
 struct StepState {
@@ -350,18 +354,23 @@ struct StepState {
 impl JobState {
     /// Another step begins: what was said of the last one counts no more.
     pub(crate) fn begin_step(&self, name: Arc<str>) {
-        *lock(&self.0) = StepState {
+        *lock(&self.step) = StepState {
             step: Some(name),
             failure: None,
         };
     }
 
     pub(crate) fn end_steps(&self) {
-        *lock(&self.0) = StepState::default();
+        *lock(&self.step) = StepState::default();
+    }
+
+    /// What ends, when it is dropped, the work of the job that nobody waits for.
+    pub(crate) fn life(&self) -> StopOnDrop {
+        StopOnDrop(self.stop.clone())
     }
 
     pub(crate) fn take_failure(&self) -> Option<Failure> {
-        lock(&self.0).failure.take()
+        lock(&self.step).failure.take()
     }
 }
 
@@ -400,7 +409,7 @@ impl<'a> Dependency<'a> {
     /// Downloads its artifacts; `None` if it has none.
     ///
     /// A second call costs nothing while the first artifact is there; a large one is on disk and kept
-    /// for the life of the job. All downloads of a runner together take up to 32 MiB of memory. What
+    /// for the life of the job, in which it can be read. All downloads of a runner together take up to 32 MiB of memory. What
     /// fails on the way is tried again, for some minutes.
     ///
     /// # Errors
@@ -410,7 +419,8 @@ impl<'a> Dependency<'a> {
             return Ok(None);
         };
         let name = self.artifact_filename().map(str::to_owned);
-        let open = move || Artifact::new(file, name.as_deref());
+        let stop = self.job.state.stop.clone();
+        let open = move || Artifact::new(file, name.as_deref(), stop);
         match unblock(&*self.job.adapter, open).await {
             Some(Ok(artifact)) => Ok(Some(artifact)),
             Some(Err(error)) => {

@@ -201,10 +201,12 @@ impl Core {
         transfer: &Transfer,
         token: Option<HeaderValue>,
         download: DownloadId,
+        least: Option<u64>,
     ) -> RequestId {
         let http = self.transfer_request(transfer, token, RequestBody::Empty);
         let reply = ReplyBody::Spool {
             download,
+            least,
             limit: MESSAGE_LIMIT,
         };
         let limit = self.config.download_limit();
@@ -379,7 +381,7 @@ pub(super) fn trouble(response: &Response<Bytes>, token: &Secret) -> Trouble {
 }
 
 /// The target of a redirect for people: without what may be secret in it, and not too long.
-fn redirect_display(location: &[u8]) -> String {
+pub(super) fn redirect_display(location: &[u8]) -> String {
     let location = String::from_utf8_lossy(location);
     let location = location.split(['?', '#']).next().unwrap_or_default();
     let (scheme, rest) = location.split_once("//").unwrap_or(("", location));

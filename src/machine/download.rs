@@ -25,6 +25,8 @@ pub(super) struct Downloads(BTreeMap<DownloadId, Download>);
 struct Download {
     token: Secret,
     header: Option<HeaderValue>,
+    /// In bytes, as GitLab said.
+    size: Option<u64>,
     transfer: Transfer,
 }
 
@@ -47,12 +49,18 @@ impl Downloads {
         } else {
             &dependency.token
         };
-        let path = format!("jobs/{}/artifacts?direct_download=true", dependency.id);
-        let home = core.config.server.endpoint(&path);
+        let path = format!("jobs/{}/artifacts", dependency.id);
+        let server = &core.config.server;
+        let home = server.endpoint(&format!("{path}?direct_download=true"));
+        let proxied = server.endpoint(&path);
         let entry = Download {
             header: token_header(token),
             token: token.clone(),
-            transfer: Transfer::new(job, Doing::Download, Method::GET, home),
+            size: dependency
+                .artifacts_file
+                .as_ref()
+                .and_then(|file| file.size),
+            transfer: Transfer::new(job, Doing::Download, Method::GET, home).or_proxied(proxied),
         };
         self.0.insert(download, entry);
         true
@@ -80,7 +88,8 @@ impl Downloads {
         for (download, entry) in &mut self.0 {
             if entry.transfer.is_due(core) {
                 let token = entry.header.clone().filter(|_| entry.transfer.is_at_home());
-                let request = core.send_download(job, &entry.transfer, token, *download);
+                let request =
+                    core.send_download(job, &entry.transfer, token, *download, entry.size);
                 entry.transfer.sent(request);
             }
         }

@@ -147,6 +147,9 @@ pub enum ReplyBody {
     Spool {
         /// What it is for. A file that an earlier try has begun is begun anew.
         download: DownloadId,
+        /// How many bytes GitLab said there are, if it did. The body of a reply that does not say how
+        /// long it is has broken off if it is shorter.
+        least: Option<u64>,
         /// In bytes, where it is collected.
         limit: usize,
     },
@@ -243,6 +246,8 @@ pub enum Trouble {
     Transport(TransportError),
     /// A reply that should have held a job or a token, and did not.
     Unreadable(String),
+    /// A redirect from `https` to this place, which is not encrypted. It is not followed.
+    Insecure(String),
     /// The machine was stopped.
     Stopped,
 }
@@ -261,7 +266,7 @@ impl Trouble {
             }
             Self::Transport(error) => error.maybe_delivered(),
             Self::Unreadable(_) => true,
-            Self::Stopped => false,
+            Self::Insecure(_) | Self::Stopped => false,
         }
     }
 
@@ -283,6 +288,10 @@ impl fmt::Display for Trouble {
             Self::Status { status, message } => write!(f, "answered {status}: {message}"),
             Self::Transport(error) => write!(f, "no answer: {error}"),
             Self::Unreadable(what) => write!(f, "unreadable answer: {what}"),
+            Self::Insecure(target) => write!(
+                f,
+                "redirects to {target}, which is not encrypted, while GitLab is: this is not followed"
+            ),
             Self::Stopped => f.write_str("stopped before an answer came"),
         }
     }

@@ -11,12 +11,12 @@ use http::{Method, Response, StatusCode, Uri};
 
 use super::{
     backoff::{Backoff, Setback},
-    core::{Core, trouble},
+    core::{Core, redirect_display, trouble},
     output::{Doing, Notice, Trouble},
 };
 use crate::{
     ids::{JobId, RequestId},
-    protocol::{redirect_target, same_origin},
+    protocol::{loses_encryption, redirect_target, same_origin},
     secret::Secret,
     time::Time,
     transport::{TransportError, TransportErrorKind},
@@ -29,6 +29,13 @@ const TRIES: u32 = 8;
 /// Tries in all, those counted in with a server that is overloaded or cannot be reached: about ten
 /// minutes.
 const ALL_TRIES: u32 = 16;
+/// So often the connection may break in a [heavy](HEAVY) upload. It may be a server, or a
+/// proxy, that finds it too large and closes before that can be heard.
+const BREAKS: u32 = 5;
+/// The pause after the first of them; it doubles each time.
+const BREAK_PAUSE: Duration = Duration::from_secs(15);
+/// An upload of more bytes is heavy.
+const HEAVY: u64 = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -36,12 +43,18 @@ pub(super) struct Transfer {
     doing: Doing,
     method: Method,
     home: Uri,
+    /// Where GitLab does not send elsewhere from.
+    proxied: Option<Uri>,
     target: Uri,
     redirects: u32,
     /// In all.
     failures: u32,
     /// Those in which the server failed at this very request.
     errors: u32,
+    /// Those in which a connection broke.
+    breaks: u32,
+    /// Whether it costs much to send all of it once more.
+    is_heavy: bool,
     backoff: Backoff,
     in_flight: Option<RequestId>,
     hold_until: Time,
@@ -65,12 +78,31 @@ impl Transfer {
             method,
             target: home.clone(),
             home,
+            proxied: None,
             redirects: 0,
             failures: 0,
             errors: 0,
+            breaks: 0,
+            is_heavy: false,
             backoff: Backoff::default(),
             in_flight: None,
             hold_until: Time::ZERO,
+        }
+    }
+
+    /// The same, of a body of so many bytes.
+    pub(super) fn of_len(self, len: u64) -> Self {
+        Self {
+            is_heavy: len > HEAVY,
+            ..self
+        }
+    }
+
+    /// The same, of what can be had at `proxied` if it cannot be had where GitLab sends to.
+    pub(super) fn or_proxied(self, proxied: Uri) -> Self {
+        Self {
+            proxied: Some(proxied),
+            ..self
         }
     }
 
@@ -133,7 +165,11 @@ impl Transfer {
                 return Verdict::Failed(Trouble::Transport(error));
             }
             Err(error) => {
-                let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                let mut wait = self.backoff.after(Setback::Trouble, &mut core.rng);
+                if error.kind() == TransportErrorKind::Broken && self.is_heavy {
+                    wait = wait.max(BREAK_PAUSE * (1 << self.breaks.min(BREAKS)));
+                    self.breaks += 1;
+                }
                 return self.again(core, Trouble::Transport(error), wait);
             }
         };
@@ -144,12 +180,7 @@ impl Transfer {
         let trouble = trouble(response, token);
         if self.is_followed(status) {
             return match redirect_target(&self.target, response.headers()) {
-                Some(target) if self.redirects < MAX_REDIRECTS => {
-                    self.redirects += 1;
-                    self.target = target;
-                    self.hold_until = core.now;
-                    Verdict::Again
-                }
+                Some(target) if self.redirects < MAX_REDIRECTS => self.follow(core, target),
                 _ => Verdict::Failed(trouble),
             };
         }
@@ -171,22 +202,44 @@ impl Transfer {
         self.again(core, trouble, wait)
     }
 
+    fn follow(&mut self, core: &mut Core, target: Uri) -> Verdict {
+        self.redirects += 1;
+        self.hold_until = core.now;
+        if !loses_encryption(&self.target, &target) {
+            self.target = target;
+            return Verdict::Again;
+        }
+        let trouble = Trouble::Insecure(redirect_display(target.to_string().as_bytes()));
+        // GitLab itself hands out what it need not send elsewhere for.
+        let Some(proxied) = self.proxied.take() else {
+            return Verdict::Failed(trouble);
+        };
+        self.home = proxied;
+        self.target = self.home.clone();
+        self.tell(core, trouble, Duration::ZERO);
+        Verdict::Again
+    }
+
     fn again(&mut self, core: &mut Core, trouble: Trouble, wait: Duration) -> Verdict {
         self.failures += 1;
-        if self.errors >= TRIES || self.failures >= ALL_TRIES {
+        if self.errors >= TRIES || self.failures >= ALL_TRIES || self.breaks >= BREAKS {
             return Verdict::Failed(trouble);
         }
         self.target = self.home.clone();
         self.redirects = 0;
         self.hold_until = core.now + wait;
+        self.tell(core, trouble, wait);
+        Verdict::Again
+    }
+
+    fn tell(&self, core: &mut Core, trouble: Trouble, retry_in: Duration) {
         let (job, doing) = (self.job, self.doing);
         core.notice(Notice::JobTrouble {
             job,
             doing,
             trouble,
-            retry_in: wait,
+            retry_in,
         });
-        Verdict::Again
     }
 
     /// Whether this is the answer that says that all went well.

@@ -15,7 +15,7 @@ use crate::{
     ids::{ArtifactId, RequestId},
     protocol::{ArtifactForm, ArtifactSpec, Failure, FailureReason, artifact_query, headers},
     time::Time,
-    transport::TransportError,
+    transport::{TransportError, TransportErrorKind},
 };
 
 #[derive(Debug)]
@@ -260,7 +260,7 @@ impl Parcel {
                 len,
                 tail: form.tail(),
             },
-            transfer: Transfer::new(artifact.job, Doing::Upload, Method::POST, home),
+            transfer: Transfer::new(artifact.job, Doing::Upload, Method::POST, home).of_len(len),
         }
     }
 }
@@ -280,6 +280,9 @@ fn explain(trouble: &Trouble) -> String {
             }
             _ => "",
         },
+        Trouble::Transport(error) if error.kind() == TransportErrorKind::Broken => {
+            "; a server, or a proxy in front of it, that finds it too large may close the connection"
+        }
         _ => "",
     };
     format!("{trouble}{advice}")

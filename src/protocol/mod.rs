@@ -53,7 +53,7 @@ pub use self::{
         SecretEngine, SecretSpec, Service, Step, StepWhen, SuspendOptions, TracingInfo, VaultAuth,
         VaultAuthData, VaultSecret, VaultServer,
     },
-    redirect::{redirect_target, same_origin},
+    redirect::{loses_encryption, redirect_target, same_origin},
     request::{Info, RunnerFeatures, job_request_body, verify_body},
     runner::{AccessLevel, Registration, RunnerDetails, manager_body, register_body, token_body},
     token::short_token,

@@ -57,6 +57,11 @@ pub fn same_origin(one: &Uri, other: &Uri) -> bool {
     one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)
 }
 
+/// Whether what was sent encrypted to one would go, or come, in clear to or from the other.
+pub fn loses_encryption(one: &Uri, other: &Uri) -> bool {
+    one.scheme_str() == Some("https") && other.scheme_str() != Some("https")
+}
+
 fn is_absolute(location: &str) -> bool {
     location.split_once("://").is_some_and(|(scheme, _)| {
         !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())

@@ -55,6 +55,8 @@ impl RunnerBuilder {
                 commit: true,
                 jobs: JobRunList::default(),
                 trace_limit: DEFAULT_TRACE_LIMIT,
+                max_artifact_size: None,
+                max_download_size: None,
                 timestamps: false,
                 variables: Vec::new(),
                 keep_raw_payload: false,
@@ -166,6 +168,20 @@ impl RunnerBuilder {
     /// default.
     pub fn trace_limit(mut self, bytes: u64) -> Self {
         self.settings.trace_limit = bytes;
+        self
+    }
+
+    /// No artifact that is packed for upload may become longer, in bytes; it fails then, and the log
+    /// says why. By default only GitLab sets a limit, and tells it when all of it is packed.
+    pub fn max_artifact_size(mut self, bytes: u64) -> Self {
+        self.settings.max_artifact_size = Some(bytes);
+        self
+    }
+
+    /// No artifact of another job that is downloaded may be longer, in bytes; the download fails
+    /// then. By default the disk is the limit.
+    pub fn max_download_size(mut self, bytes: u64) -> Self {
+        self.settings.max_download_size = Some(bytes);
         self
     }
 

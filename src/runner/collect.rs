@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use crate::{
     adapter::Adapter,
-    artifact::{Level, PackOrder, Packed, Selection, pack, yield_now},
+    artifact::{Level, PackOrder, Packed, PatternProblem, Selection, pack, yield_now},
     handler::{Colour, JobLog, JobVariables, UploadableFile},
     protocol::ArtifactSpec,
 };
@@ -19,8 +19,16 @@ pub(super) struct Collector {
     /// Where the packed file waits.
     pub(super) spool_dir: PathBuf,
     pub(super) now: SystemTime,
+    pub(super) packing: Packing,
+}
+
+/// What the runner was told of packing.
+#[derive(Clone, Copy)]
+pub(super) struct Packing {
     /// Whether the log tells what was found, and not only of trouble.
     pub(super) tells: bool,
+    /// A packed file may not be longer, in bytes.
+    pub(super) most: Option<u64>,
 }
 
 impl Collector {
@@ -44,24 +52,29 @@ impl Collector {
             failed(&"the runner could not list the files of the job");
             return Err(());
         };
-        let mut selection = self.selection(spec).await;
+        let selection = self.selection(spec).await;
+        let mut selection = selection.map_err(|problem| {
+            let what = "it is not known what is to be left out";
+            failed(&format_args!("{what}: {problem}"));
+        })?;
         let order = PackOrder {
             format: spec.artifact_format.clone(),
             name: spec.name.as_deref().map(|name| self.expand(name)),
             level: self.level(),
             dir: self.spool_dir.clone(),
             now: self.now,
+            most: self.packing.most,
         };
         let warn = &mut |warning| self.warn(&warning);
         let packed = pack(files, &mut selection, &order, &self.adapter, warn).await;
         let packed = packed.map_err(|error| failed(&error))?;
-        if self.tells {
+        if self.packing.tells {
             self.log.note("Uploading artifacts...".to_owned());
         }
         for (is_warning, text) in selection.report() {
             if is_warning {
                 self.warn(&text);
-            } else if self.tells {
+            } else if self.packing.tells {
                 self.log.note(text);
             }
         }
@@ -71,23 +84,26 @@ impl Collector {
         Ok(packed)
     }
 
-    /// Each pattern may take a moment to expand, and there may be many.
-    async fn selection(&self, spec: &ArtifactSpec) -> Selection {
+    /// Each pattern may take a moment to expand, and there may be many. An artifact with an exclude
+    /// that cannot be understood is none: it may be what keeps secrets out of it.
+    async fn selection(&self, spec: &ArtifactSpec) -> Result<Selection, PatternProblem> {
         // Paths are relative to it, and absolute ones as the scripts see them.
         let dir = self.variables.project_dir();
         let mut selection = Selection::empty(&dir, spec.untracked);
-        for (patterns, add) in [
-            (&spec.paths, Selection::add as fn(&mut _, _) -> _),
-            (&spec.exclude, Selection::exclude),
-        ] {
-            for pattern in patterns {
-                if let Err(problem) = add(&mut selection, self.expand(pattern)) {
-                    self.warn(&problem);
-                }
-                yield_now().await;
+        for pattern in &spec.paths {
+            if let Err(problem) = selection.add(self.expand(pattern)) {
+                self.warn(&problem);
             }
+            yield_now().await;
         }
-        selection
+        for pattern in &spec.exclude {
+            match selection.exclude(self.expand(pattern)) {
+                Err(problem) if problem.means_nothing() => self.warn(&problem),
+                outcome => outcome?,
+            }
+            yield_now().await;
+        }
+        Ok(selection)
     }
 
     fn level(&self) -> Level {

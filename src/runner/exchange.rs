@@ -1,14 +1,11 @@
 //! One HTTP request and its reply, on the adapter and within its time.
 
 use std::{
+    future::Future,
     io,
     path::PathBuf,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
+    pin::{Pin, pin},
+    sync::Arc,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -21,10 +18,10 @@ use http::{Request, Response, StatusCode};
 
 use super::{
     inbox::{Inbox, Message},
+    progress::Progress,
     task::Options,
 };
 use crate::{
-    Time,
     adapter::{Adapter, Body, TransportError, TransportErrorKind, unblock},
     handler::DownloadError,
     ids::RequestId,
@@ -52,6 +49,8 @@ pub(super) struct Call {
 struct Place {
     dir: PathBuf,
     memory: Arc<Allowance>,
+    /// A longer one is refused.
+    most: Option<u64>,
 }
 
 /// The task that makes the call and tells the driver what came of it, and what ends it.
@@ -60,26 +59,14 @@ pub(super) fn task(options: &Options, call: Call) -> (BoxFuture<'static, ()>, Ab
     let place = Place {
         dir: options.build_dir.clone(),
         memory: Arc::clone(&options.memory),
+        most: options.max_download_size,
     };
     let answer = Answer {
         request: call.request,
         inbox: Arc::clone(&options.inbox),
         given: false,
     };
-    let work = async move {
-        let progress = Arc::new(Progress::new(&adapter));
-        let watch = pin!(watch(&*adapter, &progress, call.limit));
-        let exchange = pin!(exchange(&adapter, &place, call, &progress));
-        let outcome = match select(exchange, watch).await {
-            Either::Left((outcome, _)) => outcome,
-            Either::Right(((), _)) => Err(TransportError::new(
-                TransportErrorKind::Timeout,
-                true,
-                "no complete reply in time",
-            )),
-        };
-        answer.give(outcome);
-    };
+    let work = async move { answer.give(exchange(&adapter, &place, call).await) };
     let (abort, registration) = AbortHandle::new_pair();
     (
         Abortable::new(work, registration).map(|_| ()).boxed(),
@@ -91,24 +78,29 @@ async fn exchange(
     adapter: &Arc<dyn Adapter>,
     place: &Place,
     call: Call,
-    progress: &Arc<Progress>,
 ) -> Result<Message, TransportError> {
     let Some(http) = call.http else {
         let detail = "what was to be sent is not there any more";
         return Err(TransportError::new(TransportErrorKind::Body, false, detail));
     };
+    let progress = Progress::new(adapter);
+    let mut over = pin!(progress.is_over(call.limit));
     let (parts, body) = http.into_parts();
     let body = match call.limit {
-        TimeLimit::Idle { .. } => watched(body, progress),
+        TimeLimit::Idle { .. } => progress.watched(body),
         TimeLimit::Total(_) => body,
     };
-    let reply = adapter.send(Request::from_parts(parts, body)).await?;
+    let reply = adapter.send(Request::from_parts(parts, body));
+    let reply = in_time(reply, &mut over).await?;
     progress.replied();
     let (parts, body) = reply.into_parts();
     let request = call.request;
     let limit = match call.reply {
-        ReplyBody::Spool { download, .. } if parts.status == StatusCode::OK => {
-            let file = spool(adapter, place, body, progress).await?;
+        ReplyBody::Spool {
+            download, least, ..
+        } if parts.status == StatusCode::OK => {
+            let file = spool(adapter, place, body, least, &progress);
+            let file = in_time(file, &mut over).await?;
             return Ok(Message::Spooled {
                 request,
                 download,
@@ -117,13 +109,29 @@ async fn exchange(
         }
         ReplyBody::Spool { limit, .. } | ReplyBody::Collect { limit } => limit,
     };
-    let response = Response::from_parts(parts, collect(body, limit).await);
+    let response = Response::from_parts(parts, collect(body, limit, over).await);
     Ok(Message::Input(Input::Reply { request, response }))
 }
 
-/// At most `limit` bytes of `body`. What came before the connection broke counts: the head of a
-/// reply says most, and a job that GitLab has assigned must not be lost with the end of it.
-async fn collect(body: Body, limit: usize) -> Bytes {
+/// What comes of `work`, if that is before the time is over.
+async fn in_time<T>(
+    work: impl Future<Output = Result<T, TransportError>>,
+    over: &mut Pin<&mut impl Future<Output = ()>>,
+) -> Result<T, TransportError> {
+    match select(pin!(work), over).await {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(((), _)) => Err(TransportError::new(
+            TransportErrorKind::Timeout,
+            true,
+            "no complete reply in time",
+        )),
+    }
+}
+
+/// At most `limit` bytes of `body`. What came before the connection broke, or the time was over,
+/// counts: the head of a reply says most, and a job that GitLab has assigned must not be lost with
+/// the end of it.
+async fn collect(body: Body, limit: usize, mut over: Pin<&mut impl Future<Output = ()>>) -> Bytes {
     let mut chunks = match body {
         Body::Empty => return Bytes::new(),
         Body::Full(bytes) => return bytes.slice(..bytes.len().min(limit)),
@@ -132,7 +140,7 @@ async fn collect(body: Body, limit: usize) -> Bytes {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while first.len().max(all.len()) < limit {
-        let Some(Ok(chunk)) = chunks.next().await else {
+        let Either::Left((Some(Ok(chunk)), _)) = select(chunks.next(), &mut over).await else {
             break;
         };
         if first.is_empty() {
@@ -148,11 +156,13 @@ async fn collect(body: Body, limit: usize) -> Bytes {
     all.slice(..all.len().min(limit))
 }
 
-/// All of `body`, in memory if there is room for it, else in a file.
+/// All of `body`, in memory if there is room for it, else in a file. If it does not say how long it
+/// is, it has to be of `least` bytes.
 async fn spool(
     adapter: &Arc<dyn Adapter>,
     place: &Place,
     body: Body,
+    least: Option<u64>,
     progress: &Progress,
 ) -> Result<Arc<SpoolFile>, TransportError> {
     let (len, mut chunks) = match body {
@@ -160,6 +170,7 @@ async fn spool(
         Body::Full(bytes) => (Some(bytes.len() as u64), stream::iter([Ok(bytes)]).boxed()),
         Body::Stream { len, chunks } => (len, chunks),
     };
+    place.check(len.unwrap_or(0))?;
     if let Some(mut room) = len.and_then(|len| place.memory.take(len)) {
         while let Some(chunk) = next(&mut chunks, progress).await? {
             if !room.add(&chunk) {
@@ -179,12 +190,14 @@ async fn spool(
     let dir = place.dir.clone();
     let file = unblock(&**adapter, move || SpoolFile::create(&dir)).await;
     let file = Arc::new(file.unwrap_or_else(|| Err(lost())).map_err(stored)?);
-    let (mut waiting, mut size) = (Vec::new(), 0);
+    let (mut waiting, mut size, mut all) = (Vec::new(), 0, 0);
     loop {
         let chunk = next(&mut chunks, progress).await?;
         let over = chunk.is_none();
         if let Some(chunk) = chunk {
             size += chunk.len();
+            all += chunk.len() as u64;
+            place.check(all)?;
             waiting.push(chunk);
         }
         if size >= SPOOL_PIECE || over && size > 0 {
@@ -197,10 +210,25 @@ async fn spool(
             break;
         }
     }
-    if len.is_some_and(|len| len != file.len()) {
-        return Err(broken("the reply is shorter than it said"));
+    match (len, least) {
+        (Some(len), _) if len != all => Err(broken("the reply is shorter than it said")),
+        (None, Some(least)) if least > all => Err(broken("the reply is shorter than GitLab said")),
+        _ => Ok(file),
     }
-    Ok(file)
+}
+
+impl Place {
+    /// Whether there is room for so many bytes.
+    fn check(&self, len: u64) -> Result<(), TransportError> {
+        match self.most.filter(|most| len > *most) {
+            Some(most) => {
+                let detail =
+                    format!("the reply is longer than this runner's limit of {most} bytes");
+                Err(TransportError::new(TransportErrorKind::Store, true, detail))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why the artifacts of another job did not come.
@@ -228,86 +256,6 @@ async fn next(
 
 fn broken(detail: &'static str) -> TransportError {
     TransportError::new(TransportErrorKind::Broken, true, detail)
-}
-
-/// The same body, and notes when a piece of it is taken.
-fn watched(body: Body, progress: &Arc<Progress>) -> Body {
-    let Body::Stream { len, chunks } = body else {
-        progress.sent();
-        return body;
-    };
-    let progress = Arc::clone(progress);
-    let over = Arc::clone(&progress);
-    let chunks = chunks
-        .inspect(move |_| progress.note())
-        .chain(
-            stream::once(async move {
-                over.sent();
-                None
-            })
-            .filter_map(|none| async { none }),
-        )
-        .boxed();
-    Body::Stream { len, chunks }
-}
-
-/// When something last moved.
-struct Progress {
-    adapter: Arc<dyn Adapter>,
-    /// In nanoseconds since the adapter's origin.
-    last: AtomicU64,
-    /// All of the request has been taken, and the reply has not begun.
-    waiting: AtomicBool,
-}
-
-impl Progress {
-    fn new(adapter: &Arc<dyn Adapter>) -> Self {
-        let progress = Self {
-            adapter: Arc::clone(adapter),
-            last: AtomicU64::new(0),
-            waiting: AtomicBool::new(false),
-        };
-        progress.note();
-        progress
-    }
-
-    fn note(&self) {
-        let now = self.adapter.now().since(Time::ZERO).as_nanos();
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
-    }
-
-    fn sent(&self) {
-        self.note();
-        self.waiting.store(true, Ordering::Relaxed);
-    }
-
-    fn replied(&self) {
-        self.note();
-        self.waiting.store(false, Ordering::Relaxed);
-    }
-
-    fn last(&self) -> Time {
-        Time::ZERO + Duration::from_nanos(self.last.load(Ordering::Relaxed))
-    }
-}
-
-/// Completes when the time is over.
-async fn watch(adapter: &dyn Adapter, progress: &Progress, limit: TimeLimit) {
-    let begun = progress.last();
-    loop {
-        let deadline = match limit {
-            TimeLimit::Total(limit) => begun + limit,
-            TimeLimit::Idle { reply, .. } if progress.waiting.load(Ordering::Relaxed) => {
-                progress.last() + reply
-            }
-            TimeLimit::Idle { stall, .. } => progress.last() + stall,
-        };
-        if adapter.now() >= deadline {
-            return;
-        }
-        adapter.sleep_until(deadline).await;
-    }
 }
 
 /// Makes sure that there is an answer, also when an adapter panics.

@@ -10,6 +10,7 @@ mod job_dir;
 mod life;
 mod notice;
 mod process;
+mod progress;
 pub mod registration;
 mod settings;
 mod shared;

@@ -40,6 +40,10 @@ pub(super) struct Settings {
     pub(super) jobs: JobRunList,
     /// In bytes.
     pub(super) trace_limit: u64,
+    /// In bytes.
+    pub(super) max_artifact_size: Option<u64>,
+    /// In bytes.
+    pub(super) max_download_size: Option<u64>,
     pub(super) timestamps: bool,
     pub(super) variables: Vec<(String, String)>,
     pub(super) keep_raw_payload: bool,

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     blocking::Blocking,
-    collect::Collector,
+    collect::{Collector, Packing},
     exchange,
     inbox::{Inbox, Message},
     job_dir, notice,
@@ -58,6 +58,8 @@ pub(super) struct Options {
     pub(super) build_dir: PathBuf,
     /// For downloads.
     pub(super) memory: Arc<Allowance>,
+    /// Of one of them, in bytes.
+    pub(super) max_download_size: Option<u64>,
     /// The wall clock at the origin of the adapter's time.
     pub(super) wall_origin: WallTime,
     /// Numbers downloads.
@@ -66,8 +68,7 @@ pub(super) struct Options {
     pub(super) trace_limit: u64,
     /// Whether each line of a log begins with one.
     pub(super) timestamps: bool,
-    /// Whether a log tells of the artifacts that are uploaded.
-    pub(super) artifact_log: bool,
+    pub(super) packing: Packing,
     pub(super) variables: Arc<RunnerVariables>,
     pub(super) slots: Arc<Slots>,
 }
@@ -87,11 +88,15 @@ impl Options {
             inbox: Arc::clone(inbox),
             build_dir,
             memory: Allowance::new(exchange::SPOOLED_IN_MEMORY),
+            max_download_size: settings.max_download_size,
             wall_origin: config.wall_origin,
             downloads: Arc::default(),
             trace_limit: settings.trace_limit,
             timestamps: settings.timestamps,
-            artifact_log: config.artifact_log,
+            packing: Packing {
+                tells: config.artifact_log,
+                most: settings.max_artifact_size,
+            },
             variables: Arc::new(runner_variables(config, &settings.variables)),
             slots: Arc::default(),
         }
@@ -144,7 +149,7 @@ pub(super) struct Task {
     dir: PathBuf,
     trace_limit: u64,
     timestamps: bool,
-    artifact_log: bool,
+    packing: Packing,
     payload: Arc<JobPayload>,
     make: Make,
     context: Context,
@@ -189,7 +194,7 @@ impl Task {
             dir: options.build_dir.join(payload.id.to_string()),
             trace_limit: options.trace_limit,
             timestamps: options.timestamps,
-            artifact_log: options.artifact_log,
+            packing: options.packing,
             variables: Arc::clone(&options.variables),
             slot: options.slots.take(payload.job_info.project_id),
             make: process.make,
@@ -215,7 +220,7 @@ impl Task {
             dir,
             trace_limit,
             timestamps,
-            artifact_log,
+            packing,
             payload,
             make,
             context,
@@ -231,6 +236,7 @@ impl Task {
         let log = Arc::clone(&duty.log);
         let scope = Scope::new(duty.job, Arc::clone(&log), &context);
         let state = Arc::new(JobState::default());
+        let life = state.life();
 
         // Before the log, since masked variables may refer to it.
         let made = job_dir::make(&quick, dir.clone()).await;
@@ -298,7 +304,7 @@ impl Task {
                         index: artifact.index,
                         spool_dir: spool_dir.clone(),
                         now: system_time(wall + adapter.now()),
-                        tells: artifact_log,
+                        packing,
                     };
                     let collect = async { handler.collect(collector).await };
                     let ended = supervise(&scope, &forced, collect).await;
@@ -322,6 +328,7 @@ impl Task {
                         }
                     }
                     drop_handler(&scope, &log, handler);
+                    drop(life);
                     remove_dir(&quick, &slow, &variables, &duty).await;
                     let trace = log.finish();
                     return duty.answer(JobInput::CleanedUp { trace });

@@ -31,6 +31,7 @@ impl Subject for OnAsyncStd {
             Exemption::RepeatsWithoutBody
                 | Exemption::NoticesDropLate
                 | Exemption::HidesLateRefusal
+                | Exemption::HidesEarlyAnswer
         )
     }
 }

@@ -250,6 +250,42 @@ fn trouble_is_tried_again_from_the_same_file_and_then_given_up() {
     }
 }
 
+/// The answer to a large body may be lost when it comes before the end of it.
+#[test]
+fn a_large_artifact_is_not_sent_again_and_again_over_connections_that_break() {
+    use gitlab_runner::transport::{TransportError, TransportErrorKind};
+
+    for (kind, tries) in [
+        (TransportErrorKind::Broken, 5),
+        (TransportErrorKind::Connect, 16),
+        (TransportErrorKind::Timeout, 16),
+    ] {
+        let mut world = after_steps(&with_artifacts(json!([archive("always")])), StepResult::Ok);
+        let large = Collected::Packed {
+            len: 1 << 30,
+            file_name: "a.zip".to_owned(),
+            files: 1,
+        };
+        collected(&mut world, large);
+        let mut upload = world.request();
+        let from = world.now;
+        for n in 1..=tries {
+            world.input(Input::Failed {
+                request: upload.id,
+                error: TransportError::new(kind, true, "reset"),
+            });
+            if n < tries {
+                upload = world.next_upload();
+            }
+        }
+        let took = world.now.since(from);
+        assert!(took > 200 * SECOND, "{kind:?} {took:?}");
+        let note = note(&mut world);
+        assert_eq!(note.contains("finds it too large"), tries == 5, "{note}");
+        assert_eq!(result(&mut world)["state"], "failed");
+    }
+}
+
 #[test]
 fn trouble_of_one_kind_does_not_use_up_the_tries_of_another() {
     let (mut world, mut upload) = uploading();
@@ -280,7 +316,6 @@ fn an_upload_that_succeeds_in_the_end_leaves_no_trace() {
 fn a_redirect_is_followed_without_the_token_to_another_host() {
     for (location, path, token) in [
         ("https://storage.example/x?y=1", "/x?y=1", false),
-        ("http://gitlab.example.com/x", "/x", false),
         ("https://gitlab.example.com:8443/x", "/x", false),
         ("/other", "/other", true),
         ("https://GITLAB.example.com:443/x", "/x", true),
@@ -296,6 +331,22 @@ fn a_redirect_is_followed_without_the_token_to_another_host() {
         let again = world.next_upload();
         assert_eq!(again.uri, upload.uri);
         assert_eq!(again.header("JOB-TOKEN"), Some(JOB_TOKEN));
+    }
+}
+
+#[test]
+fn an_upload_does_not_follow_to_where_it_would_go_in_clear() {
+    for location in [
+        "http://gitlab.example.com/x?sig=1",
+        "http://storage.example/x",
+    ] {
+        let (mut world, upload) = uploading();
+        world.reply(&upload, reply(307).header("Location", location));
+        let note = note(&mut world);
+        let place = location.split('?').next().unwrap();
+        let wanted = format!("redirects to {place}, which is not encrypted");
+        assert!(note.contains(&wanted), "{note}");
+        assert_eq!(result(&mut world)["state"], "failed");
     }
 }
 

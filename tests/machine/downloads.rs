@@ -57,6 +57,7 @@ fn what_a_download_looks_like() {
         get.reply,
         ReplyBody::Spool {
             download: DownloadId(1),
+            least: Some(100),
             ..
         }
     ));
@@ -152,6 +153,30 @@ fn storage_is_asked_without_the_token_and_anew_when_its_address_has_expired() {
     assert!(matches!(
         downloaded(&mut world),
         DownloadOutcome::Done { len: 7 }
+    ));
+}
+
+#[test]
+fn what_storage_would_send_in_clear_is_asked_of_gitlab_itself() {
+    let moved = || reply(302).header("Location", "http://storage.example/b/k?sig=1");
+    let (mut world, get) = downloading();
+    world.reply(&get, moved());
+    assert!(world.notice("redirects to http://storage.example/b/k, which is not encrypted"));
+    let proxied = world.request();
+    let uri = get.uri.to_string();
+    assert_eq!(
+        proxied.uri.to_string(),
+        uri.strip_suffix("?direct_download=true").unwrap()
+    );
+    assert_eq!(proxied.header("JOB-TOKEN"), Some(DEPENDENCY_TOKEN));
+    world.reply(&proxied, html(503));
+    // Further tries do not fall for it once more.
+    let again = world.next_download().unwrap();
+    assert_eq!(again.uri, proxied.uri);
+    world.reply(&again, moved());
+    assert!(matches!(
+        downloaded(&mut world),
+        DownloadOutcome::Failed(Trouble::Insecure(place)) if place == "http://storage.example/b/k"
     ));
 }
 

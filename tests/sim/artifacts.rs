@@ -5,7 +5,7 @@ use std::{borrow::Cow, io::Read, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::io::{AsyncRead, Cursor};
 use gitlab_runner::{
-    JobHandler, JobId, JobResult, Phase, UploadableFile,
+    JobHandler, JobId, JobResult, Phase, Runner, UploadableFile,
     artifact::Artifact,
     job::{DownloadError, Job},
     mock::{
@@ -18,7 +18,7 @@ use crate::world::{World, is_empty};
 
 /// A file in memory.
 #[derive(Clone)]
-struct Memory {
+pub(crate) struct Memory {
     path: String,
     content: Option<Vec<u8>>,
 }
@@ -40,7 +40,7 @@ impl UploadableFile for Memory {
     }
 }
 
-fn memory(path: &str, content: &str) -> Memory {
+pub(crate) fn memory(path: &str, content: &str) -> Memory {
     Memory {
         path: path.to_owned(),
         content: Some(content.as_bytes().to_vec()),
@@ -48,7 +48,7 @@ fn memory(path: &str, content: &str) -> Memory {
 }
 
 /// Offers these files, and fails where it is told to.
-struct Maker {
+pub(crate) struct Maker {
     files: Vec<Memory>,
     result: JobResult,
     offer: Result<(), ()>,
@@ -71,7 +71,7 @@ impl JobHandler<Memory> for Maker {
     }
 }
 
-fn maker(files: &[Memory]) -> Maker {
+pub(crate) fn maker(files: &[Memory]) -> Maker {
     Maker {
         files: files.to_vec(),
         result: Ok(()),
@@ -260,6 +260,13 @@ fn failures_to_pack_fail_the_job_and_say_why() {
             "one file",
         ),
         (zip(), maker(&[unreadable]), "unreadable"),
+        (
+            // It may be there to keep a secret out.
+            JobSpec::script(["make"])
+                .artifact(ArtifactSpec::archive(["*"]).exclude(["good", "*.{key,pem"])),
+            maker(&[memory("a.key", "secret")]),
+            "not known what is to be left out: the pattern `*.{key,pem`",
+        ),
         (zip(), no_list, "the runner could not list"),
     ] {
         let world = World::new(4);
@@ -381,6 +388,14 @@ fn print(name: &str, artifact: &mut Artifact) {
 /// Runs a job that makes files and one that takes them, with `between` between them.
 /// Gives the report of the second, and how often it asked for the files of the first.
 fn make_and_take(world: &World, between: impl FnOnce(JobId)) -> (JobReport, usize) {
+    make_and_take_with(world, world.runner(), between)
+}
+
+pub(crate) fn make_and_take_with(
+    world: &World,
+    mut runner: Runner,
+    between: impl FnOnce(JobId),
+) -> (JobReport, usize) {
     let jobs = world.gitlab.with(|gitlab, now| {
         gitlab.advance(now);
         let make = JobSpec::script(["make"]).name("make").stage("build");
@@ -389,7 +404,6 @@ fn make_and_take(world: &World, between: impl FnOnce(JobId)) -> (JobReport, usiz
         gitlab.enqueue_pipeline(PipelineSpec::new(jobs).stages(["build", "test"]))
     });
     let jobs = jobs.unwrap();
-    let mut runner = world.runner();
     world.sim.block_on(async {
         let maker = maker(&[memory("a", "one"), memory("b", "two")]);
         assert!(runner.request_job(|_| async { Ok(maker) }).await.unwrap());
@@ -410,7 +424,7 @@ fn make_and_take(world: &World, between: impl FnOnce(JobId)) -> (JobReport, usiz
     (taken, made.downloads().count())
 }
 
-const TAKEN: &str = "make: a is one\nmake: b is two\n";
+pub(crate) const TAKEN: &str = "make: a is one\nmake: b is two\n";
 
 #[test]
 fn the_next_job_reads_what_the_last_one_made() {

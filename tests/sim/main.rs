@@ -22,6 +22,7 @@ mod secrets;
 mod sections;
 mod simulator;
 mod start;
+mod transfers;
 mod user_code;
 mod variables;
 mod world;

@@ -93,6 +93,9 @@ pub enum Exemption {
     /// A server that refuses the client behind the handshake is one that broke the connection
     /// (`Broken`, and the request may have been delivered).
     HidesLateRefusal,
+    /// When a server answers while a body is being sent, and closes at once, the answer may be lost
+    /// (`Broken`, and the request may have been delivered).
+    HidesEarlyAnswer,
 }
 
 /// Runs one case. Called by [`adapter_conformance!`](crate::adapter_conformance).
@@ -130,7 +133,8 @@ macro_rules! adapter_conformance {
                 a_body_is_announced_as_what_it_is
                 a_large_request_is_read_as_it_is_sent
                 a_large_reply_is_handed_on_as_it_comes
-                an_answer_ahead_of_the_body_is_seen;
+                an_answer_ahead_of_the_body_is_seen
+                an_answer_is_seen_though_the_connection_is_gone;
             failures:
                 nobody_listens
                 closed_without_a_reply

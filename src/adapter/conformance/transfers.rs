@@ -7,13 +7,17 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use super::{Subject, support::*};
-use crate::{adapter::Body, mock::http::Loopback};
+use super::{Exemption, Subject, support::*};
+use crate::{
+    adapter::{Body, TransportErrorKind::Broken},
+    mock::http::Loopback,
+};
 
 const MIB: u64 = 1024 * 1024;
 /// What socket buffers of both sides and the client's own may hold.
@@ -240,4 +244,49 @@ pub async fn an_answer_ahead_of_the_body_is_seen(subject: &dyn Subject) {
         .await
         .unwrap();
     assert_eq!(reply.status(), 413);
+}
+
+/// A server that closes with what it has not read makes the next write fail. The answer is there all
+/// the same.
+pub async fn an_answer_is_seen_though_the_connection_is_gone(subject: &dyn Subject) {
+    let (closed, wait) = mpsc::channel();
+    let raw = Raw::start(move |mut stream| {
+        read_head(&mut stream).unwrap();
+        let answer = "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nmuch";
+        stream.write_all(answer.as_bytes()).unwrap();
+        // There is more to read, so that this does not end it in peace.
+        stream.peek(&mut [0]).unwrap();
+        drop(stream);
+        closed.send(()).unwrap();
+    });
+    let adapter = subject.adapter(&[]);
+    let (held, let_go) = mpsc::channel::<()>();
+    // More than a client keeps to itself.
+    let piece = Bytes::from(vec![7; MIB as usize]);
+    let first = stream::iter([Ok(piece.clone())]);
+    let mut wait = Some(wait);
+    let rest = stream::iter(1..16).map(move |_| {
+        let _held = &held;
+        if let Some(wait) = wait.take() {
+            // Both have come when the client next looks, at once.
+            let _ = wait.recv_timeout(Duration::from_secs(10));
+        }
+        Ok(piece.clone())
+    });
+    let body = Body::Stream {
+        len: Some(16 * MIB),
+        chunks: first.chain(rest).boxed(),
+    };
+    let reply = adapter.send(request("POST", &raw.url("/"), body)).await;
+    let reply = match reply {
+        Err(error) if subject.is_exempt(Exemption::HidesEarlyAnswer) => {
+            return assert_failure(&error, Broken, true);
+        }
+        reply => reply.unwrap(),
+    };
+    assert_eq!(reply.status(), 413);
+    assert_eq!(collect(reply.into_body()).await.unwrap(), b"much");
+    // Nothing is left that would go on to send.
+    let over = elsewhere(move || let_go.recv_timeout(Duration::from_secs(10))).await;
+    assert_eq!(over, Err(mpsc::RecvTimeoutError::Disconnected));
 }

@@ -41,6 +41,7 @@ fn pack_files(
         level: Level::Default,
         dir: std::env::temp_dir(),
         now: UNIX_EPOCH,
+        most: None,
     };
     let mut warnings = Vec::new();
     let adapter = Threads::adapter();
@@ -156,7 +157,12 @@ mod unix {
         assert_eq!((packed.files, warnings), (3, vec![]));
 
         let out = tempfile::tempdir().unwrap();
-        let mut artifact = Artifact::new(packed.spool, Some(&packed.file_name)).unwrap();
+        let mut artifact = Artifact::new(
+            packed.spool,
+            Some(&packed.file_name),
+            crate::spool::Stop::default(),
+        )
+        .unwrap();
         let extracted = artifact
             .extract(out.path(), ExtractLimits::default())
             .unwrap();

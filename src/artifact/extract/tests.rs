@@ -8,7 +8,7 @@ use bytes::Bytes;
 use zip::{DateTime, ZipWriter, write::SimpleFileOptions};
 
 use super::*;
-use crate::spool::SpoolFile;
+use crate::spool::{SpoolFile, Stop};
 
 /// A directory with another one beside it that nothing may get into.
 struct World {
@@ -97,7 +97,7 @@ impl Zip {
 fn open(content: Vec<u8>, name: &str) -> Artifact {
     let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
     file.append(&[Bytes::from(content)]).unwrap();
-    Artifact::new(Arc::new(file), Some(name)).unwrap()
+    Artifact::new(Arc::new(file), Some(name), Stop::default()).unwrap()
 }
 
 #[test]
@@ -234,6 +234,18 @@ fn what_is_in_the_way_is_an_error() {
         assert_eq!(error.kind(), ArtifactErrorKind::InTheWay);
         assert!(error.to_string().contains(wanted));
     }
+}
+
+#[test]
+fn names_are_not_printed_whole() {
+    let world = World::new();
+    let name = format!("../{}", "x".repeat(60_000));
+    let error = world.extract(Zip::new().file(&name, "x")).unwrap_err();
+    assert_eq!(error.kind(), ArtifactErrorKind::UnsafeName);
+    assert!(error.to_string().len() < 400, "{error}");
+    let name = "x/".repeat(20_000) + "x";
+    let error = world.extract(Zip::new().file(&name, "x")).unwrap_err();
+    assert!(error.to_string().len() < 400, "{error}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ fn order(format: ArtifactFormat) -> PackOrder {
         level: Level::Default,
         dir: std::env::temp_dir(),
         now: UNIX_EPOCH + Duration::from_secs(NOW),
+        most: None,
     }
 }
 
@@ -55,7 +56,10 @@ fn packed(files: Vec<MemoryFile>, paths: &[&str], order: &PackOrder) -> Packed {
 fn content(packed: &Packed) -> Vec<u8> {
     let mut content = Vec::new();
     let spool = Arc::clone(&packed.spool);
-    spool.reader().read_to_end(&mut content).unwrap();
+    spool
+        .reader(crate::spool::Stop::default())
+        .read_to_end(&mut content)
+        .unwrap();
     assert_eq!(content.len() as u64, packed.len);
     content
 }
@@ -285,6 +289,18 @@ fn many_warnings_are_counted() {
 }
 
 #[test]
+fn long_names_are_shown_by_their_ends() {
+    let long = format!("{}/{}", "a".repeat(1 << 20), "z".repeat(200));
+    let (_, warnings) = pack_all(vec![file(&long, "")], &["**"], &order(ArtifactFormat::Zip));
+    let [warning] = &warnings[..] else {
+        panic!("{} warnings", warnings.len());
+    };
+    let text = warning.to_string();
+    assert!(text.len() < 300 && text.contains("…zzz"), "{text}");
+    assert!(text.ends_with("is not uploaded: it is too long"), "{text}");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_says_which() {
     let mut broken = file("broken", noise(3 << 20));
     for (fault, wanted) in [
@@ -308,6 +324,27 @@ fn a_spool_file_that_cannot_be_made_is_an_error_of_the_disk() {
     assert!(matches!(error, PackError::Write { .. }) && !error.is_disk_full());
     let full = PackError::write(io::ErrorKind::StorageFull.into());
     assert!(full.is_disk_full() && full.to_string().contains("disk of the runner is full"));
+}
+
+#[test]
+fn an_artifact_does_not_become_longer_than_it_may() {
+    for format in [
+        ArtifactFormat::Zip,
+        ArtifactFormat::Gzip,
+        ArtifactFormat::Raw,
+    ] {
+        let mut order = order(format.clone());
+        order.most = Some(1 << 20);
+        let large = vec![file("a", noise(2 << 20))];
+        let error = pack_all(large, &["a"], &order).0.unwrap_err();
+        assert!(
+            matches!(error, PackError::TooLarge { most: 0x10_0000 }),
+            "{format:?}: {error:?}"
+        );
+        let text = error.to_string();
+        assert!(text.contains("1048576 bytes") && text.contains("max_artifact_size"));
+        packed(vec![file("a", noise(1_000_000))], &["a"], &order);
+    }
 }
 
 #[test]

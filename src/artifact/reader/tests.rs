@@ -8,6 +8,7 @@ use quickcheck::quickcheck;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 use super::*;
+use crate::spool::StopOnDrop;
 
 fn spool(content: &[u8]) -> Arc<SpoolFile> {
     let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
@@ -17,7 +18,7 @@ fn spool(content: &[u8]) -> Arc<SpoolFile> {
 }
 
 fn open(content: &[u8]) -> Result<Artifact, ArtifactError> {
-    Artifact::new(spool(content), Some("artifacts.zip"))
+    Artifact::new(spool(content), Some("artifacts.zip"), Stop::default())
 }
 
 fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -118,13 +119,14 @@ fn gzip_members_are_files() {
     assert_eq!(text(artifact.by_index(3)), "four");
 
     let content = gzipped(GzBuilder::new(), b"report");
-    let artifact = Artifact::new(spool(&content), Some("junit.xml.gz")).unwrap();
+    let artifact = Artifact::new(spool(&content), Some("junit.xml.gz"), Stop::default()).unwrap();
     assert_eq!(artifact.file_names().collect::<Vec<_>>(), ["junit.xml"]);
 }
 
 #[test]
 fn a_raw_artifact_is_a_file() {
-    let mut artifact = Artifact::new(spool(b"{}"), Some("dir/gl-report.json")).unwrap();
+    let mut artifact =
+        Artifact::new(spool(b"{}"), Some("dir/gl-report.json"), Stop::default()).unwrap();
     assert_eq!(
         artifact.file_names().collect::<Vec<_>>(),
         ["gl-report.json"]
@@ -160,7 +162,7 @@ fn what_is_no_archive_is_an_error() {
             ArtifactErrorKind::Damaged,
             "{content:?}: {error}"
         );
-        assert!(Artifact::new(spool(content), None).is_err());
+        assert!(Artifact::new(spool(content), None, Stop::default()).is_err());
     }
 }
 
@@ -193,12 +195,45 @@ fn a_directory_that_claims_too_much_is_an_error() {
     // 65535 entries, where there is one.
     content[end + 8..end + 12].fill(0xff);
     assert!(open(&content).is_err());
-    let mut budgeted = Budgeted {
-        reader: spool(&content).reader(),
-        left: Arc::new(AtomicU64::new(10)),
-    };
-    let error = io::copy(&mut budgeted, &mut io::sink()).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+}
+
+/// As an archive with more than two millions of entries would be, before they are read.
+#[test]
+fn an_archive_that_says_that_it_is_too_large_is_refused() {
+    let mut end = [b"PK\x06\x06", &44_u64.to_le_bytes()[..], &[0; 12]].concat();
+    for number in [2_400_000_u64, 2_400_000, 120 << 20, 0] {
+        end.extend_from_slice(&number.to_le_bytes());
+    }
+    end.extend_from_slice(b"PK\x06\x07\0\0\0\0");
+    end.extend_from_slice(&(120_u64 << 20).to_le_bytes());
+    end.extend_from_slice(&[1, 0, 0, 0]);
+    end.extend_from_slice(b"PK\x05\x06\0\0\0\0");
+    end.extend_from_slice(&[0xff; 12]);
+    end.extend_from_slice(&[0; 2]);
+    let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
+    file.write(120 << 20, &[end.into()]).unwrap();
+    let error = Artifact::new(Arc::new(file), Some("artifacts.zip"), Stop::default()).unwrap_err();
+    assert_eq!(error.kind(), ArtifactErrorKind::TooLarge, "{error}");
+    assert_eq!(error.to_string(), "the artifact has too many entries");
+}
+
+/// Listing or reading what another job has compressed can take for ever.
+#[test]
+fn nothing_is_read_on_when_the_job_is_gone() {
+    let zeros = vec![0; 10 << 20];
+    let zip = zipped(&[("a", &zeros)]);
+    let gzip = gzipped(GzBuilder::new(), &zeros);
+    for (content, name) in [(zip, "a.zip"), (gzip, "a.gz"), (zeros, "raw.json")] {
+        let stop = Stop::default();
+        let mut artifact = Artifact::new(spool(&content), Some(name), stop.clone()).unwrap();
+        let mut file = artifact.by_index(0).unwrap();
+        file.read_exact(&mut [0; 1000]).unwrap();
+        drop(StopOnDrop(stop.clone()));
+        let error = io::copy(&mut file, &mut io::sink()).unwrap_err();
+        assert!(error.to_string().contains("come to its end"), "{error}");
+        let error = Artifact::new(spool(&content), Some(name), stop).unwrap_err();
+        assert_eq!(error.kind(), ArtifactErrorKind::Io, "{error}");
+    }
 }
 
 quickcheck! {
