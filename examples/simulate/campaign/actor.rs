@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{
     FutureExt,
     future::{BoxFuture, Either, pending, select},
@@ -16,6 +17,7 @@ use gitlab_runner::{
 use super::{
     files::FilePlan,
     job_plan::{Act, End, JobPlan, Manner, Offer},
+    plan::Plan,
     record::{Entry, Page},
 };
 
@@ -24,7 +26,7 @@ pub(crate) const ORIGIN: WallTime = WallTime(std::time::Duration::from_secs(1_73
 
 /// What the handlers of one run share.
 pub(crate) struct Stage {
-    pub(crate) jobs: Vec<JobPlan>,
+    pub(crate) plan: Arc<Plan>,
     /// What `Debug` of things in the hands of a handler said.
     pub(crate) overheard: Option<Mutex<String>>,
     pub(crate) is_faulty: bool,
@@ -33,15 +35,15 @@ pub(crate) struct Stage {
 /// Makes the handler of a job, as its plan says.
 pub(crate) async fn make(job: Job, page: Page, stage: Arc<Stage>) -> Result<Troupe, ()> {
     let begun = job.now();
-    let Some(plan) = stage.jobs.iter().find(|plan| plan.name == job.name()) else {
+    let jobs = &stage.plan.jobs;
+    let Some(number) = jobs.iter().position(|plan| plan.name == job.name()) else {
         page.note(begun, Entry::Complains(format!("unknown job {job:?}")));
         return Err(());
     };
-    let plan = Arc::new(plan.clone());
     let mut actor = Actor {
         job: Arc::new(job),
         page,
-        plan: Arc::clone(&plan),
+        number,
         stage: Arc::clone(&stage),
         next: 0,
         made: false,
@@ -59,16 +61,17 @@ pub(crate) async fn make(job: Job, page: Page, stage: Arc<Stage>) -> Result<Trou
         }
     }
     let mut guard = Guard::new(&actor, Entry::MakingDropped);
-    if !plan.making.delay.is_zero() {
-        actor.job.sleep(plan.making.delay).await;
+    let making = &actor.plan().making;
+    if !making.delay.is_zero() {
+        actor.job.sleep(making.delay).await;
     }
-    let made = actor.end(&plan.making.end).await;
+    let made = actor.end(&making.end).await;
     guard.disarm();
     drop(guard);
     actor.note(Entry::Made(made.is_ok()));
     made?;
     actor.made = true;
-    Ok(match plan.manner {
+    Ok(match actor.plan().manner {
         Manner::Plain => Troupe::Plain(Plain(actor)),
         _ => Troupe::Aware(Aware(actor)),
     })
@@ -88,14 +91,19 @@ pub(crate) struct Aware(Actor);
 pub(crate) struct Actor {
     job: Arc<Job>,
     page: Page,
-    plan: Arc<JobPlan>,
     stage: Arc<Stage>,
+    /// Which of the jobs it is.
+    number: usize,
     /// Number of the next step.
     next: usize,
     made: bool,
 }
 
 impl Actor {
+    fn plan(&self) -> &JobPlan {
+        &self.stage.plan.jobs[self.number]
+    }
+
     fn now(&self) -> Time {
         self.job.now()
     }
@@ -115,7 +123,7 @@ impl Actor {
     fn begin(&mut self, phase: Phase) -> usize {
         let name = self.job.current_step();
         let name = name.as_deref().unwrap_or_default();
-        let steps = &self.plan.steps;
+        let steps = &self.plan().steps;
         let at = steps.iter().position(|step| step.name == name);
         let at = at.unwrap_or(0);
         let is_after = name == "after_script";
@@ -129,10 +137,10 @@ impl Actor {
     }
 
     async fn play(&self, at: usize) -> JobResult {
-        if at == 0 && self.plan.downloads {
+        if at == 0 && self.plan().downloads {
             self.download().await;
         }
-        let step = &self.plan.steps[at];
+        let step = &self.plan().steps[at];
         self.pen().act(step.acts.clone()).await;
         self.end(&step.end).await
     }
@@ -165,7 +173,7 @@ impl Actor {
                 Ok(None) if !offered => {}
                 Ok(None) => complain("nothing came of what there is".to_owned()),
                 Ok(Some(mut artifact)) => {
-                    let jobs = &self.stage.jobs;
+                    let jobs = &self.stage.plan.jobs;
                     let of = jobs.iter().find(|plan| plan.name == dependency.name());
                     let Some(of) = of else {
                         return complain("of no known job".to_owned());
@@ -198,7 +206,7 @@ impl Actor {
 impl Drop for Actor {
     fn drop(&mut self) {
         self.note(Entry::Gone);
-        if let Some(words) = &self.plan.panics_at_the_end
+        if let Some(words) = &self.plan().panics_at_the_end
             && self.made
             && !std::thread::panicking()
         {
@@ -215,8 +223,8 @@ struct Pen {
 }
 
 impl Pen {
-    fn wrote(&self, bytes: &[u8]) {
-        self.page.note(self.job.now(), Entry::Wrote(bytes.to_vec()));
+    fn wrote(&self, bytes: impl Into<Bytes>) {
+        self.page.note(self.job.now(), Entry::Wrote(bytes.into()));
     }
 
     fn act(&self, acts: Vec<Act>) -> BoxFuture<'static, ()> {
@@ -232,21 +240,21 @@ impl Pen {
     async fn do_one(&self, act: Act) {
         match act {
             Act::Write(bytes) => {
-                self.wrote(&bytes);
+                self.wrote(bytes.clone());
                 self.job.trace(bytes);
             }
             Act::WriteError(bytes) => {
-                self.wrote(&bytes);
+                self.wrote(bytes.clone());
                 self.job.trace_stderr(bytes);
             }
             Act::Line(line) => {
-                self.wrote(format!("{line}\n").as_bytes());
+                self.wrote(format!("{line}\n"));
                 outputln!("{line}");
             }
             Act::BlockingLine(line) => {
                 let pen = self.clone();
                 let work = move || {
-                    pen.wrote(format!("{line}\n").as_bytes());
+                    pen.wrote(format!("{line}\n"));
                     outputln!(line);
                 };
                 self.job.unblock(work).await;
@@ -259,10 +267,10 @@ impl Pen {
                 let marker = |what: &str| {
                     let seconds = (ORIGIN + self.job.now()).0.as_secs();
                     let marker = format!("section_{what}:{seconds}:part_1\r\x1b[0K");
-                    self.wrote(marker.as_bytes());
+                    self.wrote(marker);
                 };
                 marker("start");
-                self.wrote(format!("\x1b[0K\x1b[36;1m{title}\x1b[0;m\x1b[0;m\n").as_bytes());
+                self.wrote(format!("\x1b[0K\x1b[36;1m{title}\x1b[0;m\x1b[0;m\n"));
                 let section = self.job.section("part 1").title(title).start();
                 // Dropped half-way, it ends all the same.
                 let end = OnDrop(Some(|| {
@@ -371,7 +379,7 @@ impl CancellableJobHandler<FilePlan> for Aware {
         let result = {
             let told = std::pin::pin!(token.cancelled());
             let play = self.0.play(at).boxed();
-            match (select(play, told).await, self.0.plan.manner) {
+            match (select(play, told).await, self.0.plan().manner) {
                 (Either::Left((result, _)), _) => result,
                 (Either::Right(((), play)), Manner::Deaf) => {
                     self.0.note(Entry::Told(at));
@@ -407,8 +415,8 @@ impl CancellableJobHandler<FilePlan> for Aware {
 impl Actor {
     async fn offer(&self) -> Result<Box<dyn Iterator<Item = FilePlan> + Send>, ()> {
         self.note(Entry::AskedForFiles);
-        match &self.plan.offer {
-            Offer::Ok => Ok(Box::new(self.plan.files.clone().into_iter())),
+        match &self.plan().offer {
+            Offer::Ok => Ok(Box::new(self.plan().files.clone().into_iter())),
             Offer::Fails => Err(()),
             Offer::Panics(words) => self.panic(words),
             Offer::Hangs => pending().await,
@@ -418,8 +426,8 @@ impl Actor {
     async fn clean_up(&self) {
         self.note(Entry::CleanUp);
         let mut guard = Guard::new(self, Entry::CleanUpDropped);
-        self.pen().act(self.plan.cleanup.acts.clone()).await;
-        let _ = self.end(&self.plan.cleanup.end).await;
+        self.pen().act(self.plan().cleanup.acts.clone()).await;
+        let _ = self.end(&self.plan().cleanup.end).await;
         guard.disarm();
         self.note(Entry::CleanUpEnded);
     }

@@ -158,7 +158,7 @@ impl Case<'_> {
             && text.ends_with("\x1b[0;m\n")
             && text.lines().count() == 1
             && self.plan.parts.contains("fault-Truncated");
-        if !text.is_empty() && !cut {
+        if !text.is_empty() && !cut && !self.job.unusable {
             self.complain("has a log without a handler".to_owned());
         }
     }
@@ -250,8 +250,11 @@ impl Case<'_> {
             }
             return;
         }
-        let upload_failed = self.check_uploads(fate, &told);
-        self.check_status(fate, outer, upload_failed);
+        let failed = |it: &String| it.contains("ERROR: Uploading artifacts as");
+        // With a part of the log it may be lost what was said of that.
+        let failed = whole.then(|| told.iter().any(failed));
+        self.check_uploads(fate, &told, failed);
+        self.check_status(fate, outer, failed != Some(false));
     }
 
     fn check_status(&mut self, fate: &Fate, outer: Outer, upload_failed: bool) {
@@ -293,18 +296,20 @@ impl Case<'_> {
         }
     }
 
-    /// Looks at the artifacts; tells whether one could not be uploaded.
-    fn check_uploads(&mut self, fate: &Fate, told: &[String]) -> bool {
-        let failed = told
+    /// Looks at the artifacts. `failed`: whether the log says of one that it could not be uploaded,
+    /// if that is known.
+    fn check_uploads(&mut self, fate: &Fate, told: &[String], failed: Option<bool>) {
+        let interrupted = fate.upload_failure.as_ref().map(Failure::reason)
+            == Some(&FailureReason::RunnerInterrupted)
+            && fate.failure.is_none();
+        let stopped = (interrupted && failed == Some(false)).then(model::stopped);
+        let required = fate
+            .story
+            .told
             .iter()
-            .any(|it| it.contains("ERROR: Uploading artifacts as"));
-        let required = fate.story.told.iter().cloned().chain(
-            (fate.upload_failure.as_ref().map(Failure::reason)
-                == Some(&FailureReason::RunnerInterrupted)
-                && fate.failure.is_none()
-                && !failed)
-                .then(model::stopped),
-        );
+            .filter(|_| failed.is_some())
+            .cloned()
+            .chain(stopped);
         let hidden = self.hidden();
         for note in required {
             let note = super::masking::stored(note.as_bytes(), &hidden, None);
@@ -313,7 +318,10 @@ impl Case<'_> {
                 self.complain(format!("the log does not tell {note:?}"));
             }
         }
-        let mut due = failed;
+        let mut due = false;
+        let is_faulty = self.plan.is_faulty
+            || self.plan.server.rate.is_some()
+            || !self.plan.deeds.is_empty();
         let artifacts: BTreeMap<&str, _> = self
             .report
             .artifacts
@@ -332,14 +340,14 @@ impl Case<'_> {
             due |= fails;
             let possible =
                 wanted && !files.is_empty() && !fails && matches!(self.job.offer, Offer::Ok);
-            let is_faulty = self.plan.is_faulty
-                || self.plan.server.rate.is_some()
-                || !self.plan.deeds.is_empty();
-            if fails && !failed && !fate.uploads_stopped {
+            if fails && failed == Some(false) && !fate.uploads_stopped {
                 self.complain(format!("{} was not said to fail", artifact.kind));
             }
             match artifacts.get(artifact.kind) {
-                None if possible && !fate.uploads_stopped && !(failed && is_faulty) => {
+                None if possible
+                    && !fate.uploads_stopped
+                    && !(failed != Some(false) && is_faulty) =>
+                {
                     self.complain(format!("{} is missing", artifact.kind));
                 }
                 None => {}
@@ -351,10 +359,9 @@ impl Case<'_> {
                 }
             }
         }
-        if failed && !due {
+        if failed == Some(true) && !due && !is_faulty {
             self.complain(format!("uploads failed for no reason: {told:?}"));
         }
-        failed
     }
 
     /// A final state of its own came before this.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::io::{AsyncRead, Cursor as AsyncCursor};
 use gitlab_runner::UploadableFile;
 
@@ -15,7 +16,7 @@ use super::dice::Random;
 #[derive(Clone, Debug)]
 pub(crate) struct FilePlan {
     pub(crate) path: String,
-    pub(crate) content: Vec<u8>,
+    pub(crate) content: Bytes,
     /// Cannot be opened.
     pub(crate) broken: bool,
     pub(crate) blocking: bool,
@@ -45,19 +46,23 @@ pub(crate) fn draw(random: &mut Random) -> (Vec<FilePlan>, Vec<ArtifactPlan>) {
         let dir = random.pick(&["", "out/", "out/deep/", "logs/", "ünï/"]);
         let end = random.pick(&["txt", "log", "xml", "json"]);
         let len = match random.below(30) {
-            0 => 300_000,
-            1 => 70_000,
-            2 => 0,
-            _ => random.below(3000),
+            0 if random.chance(10) => 300_000,
+            0 => 70_000,
+            1 => 0,
+            _ => random.below(2000),
         };
         let texts = random.chance(50);
-        let content = (0..len).map(|_| match texts {
-            true => random.pick(b"abcde \n"),
-            false => random.next() as u8,
-        });
+        let mut content = Vec::with_capacity(len + 8);
+        while content.len() < len {
+            match texts {
+                true => content.extend_from_slice(random.pick(&["some ", "text\n"]).as_bytes()),
+                false => content.extend_from_slice(&random.next().to_le_bytes()),
+            }
+        }
+        content.truncate(len);
         files.push(FilePlan {
             path: format!("{dir}file-{number}.{end}"),
-            content: content.collect(),
+            content: content.into(),
             broken: false,
             blocking: random.chance(30),
         });
@@ -131,12 +136,11 @@ impl ArtifactPlan {
         match self.format {
             Format::Zip => {
                 let found = unzip(content)?;
-                let wanted: BTreeMap<String, Vec<u8>> = wanted
-                    .iter()
-                    .map(|(path, file)| ((*path).to_owned(), file.content.clone()))
-                    .collect();
                 let names: Vec<&String> = found.keys().collect();
-                (found == wanted)
+                let right = |(path, file): (&&str, &&FilePlan)| {
+                    found.get(*path).is_some_and(|it| *it == file.content)
+                };
+                (found.len() == wanted.len() && wanted.iter().all(right))
                     .then_some(())
                     .ok_or_else(|| format!("holds {names:?}, or their content is wrong"))
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use gitlab_runner::{
     Failure, FailureReason,
     mock::{ArtifactSpec, JobSpec},
@@ -74,8 +75,8 @@ pub(crate) struct StepPlan {
 /// One thing that a handler does.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
-    Write(Vec<u8>),
-    WriteError(Vec<u8>),
+    Write(Bytes),
+    WriteError(Bytes),
     /// By `outputln!`.
     Line(String),
     /// By `outputln!` where blocking is allowed.
@@ -388,7 +389,7 @@ fn bulk(random: &mut Random, secrets: &[String]) -> Vec<Act> {
         };
         let line = format!("{} {secret} {}\n", random.word(20), random.word(60));
         let times = random.between(1, 600_000) as usize / line.len();
-        acts.push(Act::Write(line.repeat(times).into_bytes()));
+        acts.push(Act::Write(line.repeat(times).into()));
         acts.push(pause(random.between(0, 4000)));
     }
     acts

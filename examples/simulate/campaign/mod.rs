@@ -24,7 +24,7 @@ use std::{
     any::Any,
     collections::BTreeSet,
     panic::{self, AssertUnwindSafe},
-    sync::Once,
+    sync::{Arc, Once},
 };
 
 pub(crate) use self::dice::Without;
@@ -45,7 +45,7 @@ pub(crate) struct Outcome {
 /// Runs this seed without some of its ingredients.
 pub(crate) fn simulate(seed: u64, without: &Without) -> Outcome {
     quiet_panics();
-    let plan = Plan::draw(seed, without);
+    let plan = Arc::new(Plan::draw(seed, without));
     let mut outcome = Outcome {
         parts: plan.parts.clone(),
         jobs: plan.jobs.len(),

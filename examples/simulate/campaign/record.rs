@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use gitlab_runner::Time;
 
 /// All pages, by the numbers of the jobs. More than one for a job is a mistake of the runner.
@@ -27,7 +28,7 @@ pub(crate) struct Notes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// Given to the log.
-    Wrote(Vec<u8>),
+    Wrote(Bytes),
     /// The handler is there, or cannot be made.
     Made(bool),
     MakingDropped,

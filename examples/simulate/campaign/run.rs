@@ -84,7 +84,7 @@ enum What {
 }
 
 struct World {
-    plan: Plan,
+    plan: Arc<Plan>,
     sim: Sim,
     gitlab: ServerHandle<Gitlab>,
     storage: Option<ObjectStore>,
@@ -98,7 +98,7 @@ struct World {
     done: Mutex<Vec<Done>>,
 }
 
-pub(crate) fn run(plan: &Plan, dir: &TempDir) -> Result<Evidence, String> {
+pub(crate) fn run(plan: &Arc<Plan>, dir: &TempDir) -> Result<Evidence, String> {
     let overheard = plan.is_overheard.then(overhear::Ear::default);
     let world = World::new(plan, overheard.is_some())?;
     let evidence = match &overheard {
@@ -114,7 +114,7 @@ pub(crate) fn run(plan: &Plan, dir: &TempDir) -> Result<Evidence, String> {
 }
 
 impl World {
-    fn new(plan: &Plan, is_overheard: bool) -> Result<Self, String> {
+    fn new(plan: &Arc<Plan>, is_overheard: bool) -> Result<Self, String> {
         let (fast, slow) = plan.latency;
         let sim = Sim::builder(plan.seed).latency(fast..=slow).build();
         let mut gitlab = MockGitlab::new(plan.seed);
@@ -150,14 +150,14 @@ impl World {
             numbers,
             book: Book::default(),
             stage: Arc::new(Stage {
-                jobs: plan.jobs.clone(),
+                plan: Arc::clone(plan),
                 overheard: is_overheard.then(Mutex::default),
                 is_faulty: plan.is_faulty || plan.server.rate.is_some() || !plan.deeds.is_empty(),
             }),
             runs: plan.runners.iter().map(|_| Mutex::default()).collect(),
             handles: plan.runners.iter().map(|_| Mutex::default()).collect(),
             done: Mutex::default(),
-            plan: plan.clone(),
+            plan: Arc::clone(plan),
         })
     }
 

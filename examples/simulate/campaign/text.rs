@@ -1,6 +1,8 @@
 //! What a job prints: secrets whole, in parts and inside of each other, odd bytes, long lines, and
 //! all of it cut where it hurts.
 
+use bytes::Bytes;
+
 use super::dice::Random;
 
 /// The values that a job must not show.
@@ -30,7 +32,7 @@ pub(crate) fn secrets(random: &mut Random) -> Vec<String> {
 }
 
 /// Text of some hundred bytes, or many thousands.
-pub(crate) fn text(random: &mut Random, secrets: &[String]) -> Vec<u8> {
+pub(crate) fn text(random: &mut Random, secrets: &[String]) -> Bytes {
     let pieces = match random.below(40) {
         0 => 400,
         1..4 => 60,
@@ -40,7 +42,7 @@ pub(crate) fn text(random: &mut Random, secrets: &[String]) -> Vec<u8> {
     for _ in 0..pieces {
         piece(random, secrets, &mut text);
     }
-    text
+    text.into()
 }
 
 fn piece(random: &mut Random, secrets: &[String], out: &mut Vec<u8>) {
@@ -96,7 +98,7 @@ fn piece(random: &mut Random, secrets: &[String], out: &mut Vec<u8>) {
 }
 
 /// `text` in writes: mostly a few, sometimes byte by byte.
-pub(crate) fn cut(random: &mut Random, text: Vec<u8>) -> Vec<Vec<u8>> {
+pub(crate) fn cut(random: &mut Random, mut text: Bytes) -> Vec<Bytes> {
     let largest = match random.below(4) {
         0 if text.len() < 300 => 1,
         1 => 7,
@@ -104,11 +106,8 @@ pub(crate) fn cut(random: &mut Random, text: Vec<u8>) -> Vec<Vec<u8>> {
         _ => 5000,
     };
     let mut writes = Vec::new();
-    let mut rest = &text[..];
-    while !rest.is_empty() {
-        let (write, others) = rest.split_at(1 + random.below(largest.min(rest.len())));
-        writes.push(write.to_vec());
-        rest = others;
+    while !text.is_empty() {
+        writes.push(text.split_to(1 + random.below(largest.min(text.len()))));
     }
     writes
 }
