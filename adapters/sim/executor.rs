@@ -79,6 +79,10 @@ impl Executor {
         self.seed
     }
 
+    pub(super) fn tasks(&self) -> usize {
+        self.state().tasks.len()
+    }
+
     /// A number below `bound`, which is not zero.
     pub(super) fn random_below(&self, bound: u64) -> u64 {
         self.state().rng.below(bound)

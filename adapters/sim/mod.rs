@@ -147,6 +147,12 @@ impl Sim {
         Box::pin(self.world.executor.sleep_until(deadline))
     }
 
+    /// How many spawned tasks have not come to their end: none, once a runner is through and its
+    /// handlers leave nothing behind.
+    pub fn tasks(&self) -> usize {
+        self.world.executor.tasks()
+    }
+
     /// The seed of this world.
     pub fn seed(&self) -> u64 {
         self.world.executor.seed()

@@ -140,6 +140,20 @@ fn after_script_has_its_time_after_a_cancel_too() {
 }
 
 #[test]
+fn a_cancel_gives_no_more_time_to_a_script_that_is_out_of_it() {
+    let mut world = World::running(&with(&[("RUNNER_SCRIPT_TIMEOUT", "10s")]));
+    time_out(&mut world);
+    let from = world.now;
+    let canceling = reply(200).job_status("canceling");
+    let told = world.until_job_output(&canceling);
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Graceful)));
+    assert!(world.now.since(from) < 30 * SECOND);
+    let told = world.until_job_output(&canceling);
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Forced)));
+    assert_eq!(world.now.since(from), 30 * SECOND);
+}
+
+#[test]
 fn an_after_script_may_be_told_to_count() {
     let variables = [("AFTER_SCRIPT_IGNORE_ERRORS", "false")];
     // It fails a job that went well.

@@ -28,14 +28,13 @@ impl JobMachine {
         if self.ending.is_some() {
             return;
         }
-        let force_at = Some(core.now + core.config.cancel_grace);
+        let grace = core.now + core.config.cancel_grace;
         match &mut self.state {
             State::Committing => {}
-            State::Starting { force_at: at } => *at = force_at,
-            State::Stepping {
-                step, force_at: at, ..
-            } if step.phase == Phase::Script => {
-                *at = force_at;
+            State::Starting { force_at } => *force_at = Some(grace),
+            State::Stepping { step, force_at, .. } if step.phase == Phase::Script => {
+                // A script that is out of time has been told to end already, and sooner.
+                *force_at = Some(force_at.map_or(grace, |earlier| earlier.min(grace)));
                 core.job(self.id, JobOutput::Cancel(CancelMode::Graceful));
             }
             _ => return,

@@ -1,0 +1,327 @@
+//! What stands between the runners and GitLab: it takes down every request, and adds trouble of its
+//! own to that of [`gitlab_runner::mock::FaultPlan`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use gitlab_runner::{
+    Time,
+    mock::{Answer, HoldId, Server},
+};
+use http::{Method, Request, Response, request::Parts};
+
+use super::dice::{Dice, Random};
+
+/// Trouble, in so many of a thousand requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Weather {
+    random: Random,
+    rates: Vec<(Trouble, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// Never answered, and not processed.
+    Silence,
+    /// Processed, and never answered.
+    Dumb,
+    /// A proxy sends it twice.
+    Twice,
+    /// The connection breaks, and it is processed seconds later.
+    Stale,
+    /// A proxy knows no such page.
+    Missing,
+    /// 412.
+    Precondition,
+    /// 416 that makes no sense.
+    Range,
+    /// 409.
+    Conflict,
+    /// 413 from a proxy.
+    TooLarge,
+}
+
+const ALL: [Trouble; 9] = [
+    Trouble::Silence,
+    Trouble::Dumb,
+    Trouble::Twice,
+    Trouble::Stale,
+    Trouble::Missing,
+    Trouble::Precondition,
+    Trouble::Range,
+    Trouble::Conflict,
+    Trouble::TooLarge,
+];
+
+impl Weather {
+    pub(crate) fn draw(dice: &mut Dice<'_>) -> Self {
+        let mut rates = Vec::new();
+        for trouble in ALL {
+            let mut random = dice.stream(&format!("weather-{trouble:?}-rate"));
+            if dice.has(&format!("weather-{trouble:?}"), 8) {
+                rates.push((
+                    trouble,
+                    match trouble {
+                        // Five of them in a row end a job.
+                        Trouble::Missing => random.between(1, 15),
+                        _ => random.between(1, 80),
+                    },
+                ));
+            }
+        }
+        Self {
+            random: dice.stream("weather"),
+            rates,
+        }
+    }
+
+    pub(crate) fn is_bad(&self) -> bool {
+        !self.rates.is_empty()
+    }
+
+    fn trouble(&mut self) -> Option<Trouble> {
+        let mut draw = self.random.next() % 1000;
+        for (trouble, per_mille) in &self.rates {
+            match draw.checked_sub(*per_mille) {
+                None => return Some(*trouble),
+                Some(rest) => draw = rest,
+            }
+        }
+        None
+    }
+}
+
+/// A request as it came, and how it was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) at: Time,
+    pub(crate) what: What,
+    pub(crate) job: Option<u64>,
+    /// Of a patch: the first byte, and the last and one.
+    pub(crate) range: Option<(u64, u64)>,
+    /// Of an update.
+    pub(crate) state: Option<String>,
+    /// None as long as there is no answer, and when there is none.
+    pub(crate) answer: Option<(Time, u16)>,
+    /// It had trouble with this.
+    pub(crate) is_troubled: bool,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) job_status: Option<String>,
+    /// Who sent it: the token in it.
+    pub(crate) token: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Poll,
+    Patch,
+    Update,
+    Upload,
+    Download,
+    Other,
+}
+
+/// A server in bad weather.
+pub(crate) struct Outside<S> {
+    pub(crate) server: S,
+    weather: Weather,
+    pub(crate) seen: Vec<Seen>,
+    holds: BTreeMap<HoldId, usize>,
+    silent: BTreeSet<HoldId>,
+    stale: Vec<(Time, Request<Bytes>)>,
+}
+
+/// The holds of the server, and those of faults, are numbered otherwise.
+const FIRST_SILENCE: u64 = 1 << 62;
+
+impl<S: Server> Outside<S> {
+    pub(crate) fn new(server: S, weather: Weather) -> Self {
+        Self {
+            server,
+            weather,
+            seen: Vec::new(),
+            holds: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            stale: Vec::new(),
+        }
+    }
+
+    /// Requests that wait for an answer.
+    pub(crate) fn held(&self) -> usize {
+        self.holds.len()
+    }
+
+    fn take_down(&mut self, now: Time, request: &Request<Bytes>) -> usize {
+        self.seen.push(Seen::of(now, request));
+        self.seen.len() - 1
+    }
+
+    fn silence(&mut self, number: usize) -> Answer {
+        let hold = HoldId::new(FIRST_SILENCE + number as u64);
+        self.silent.insert(hold);
+        self.holds.insert(hold, number);
+        Answer::Hold(hold)
+    }
+
+    /// Processes those that come too late.
+    fn process_stale(&mut self, now: Time) {
+        while let Some(at) = self.stale.iter().position(|(due, _)| *due <= now) {
+            let (_, request) = self.stale.remove(at);
+            if let Answer::Hold(hold) = self.server.handle(now, request) {
+                self.server.drop_hold(hold);
+            }
+        }
+    }
+
+    fn answered(&mut self, number: usize, now: Time, answer: Answer) -> Answer {
+        let seen = &mut self.seen[number];
+        match &answer {
+            Answer::Reply(reply) => {
+                let header = |name: &str| {
+                    let value = reply.headers().get(name)?.to_str().ok()?;
+                    Some(value.to_owned())
+                };
+                seen.answer = Some((now, reply.status().as_u16()));
+                seen.retry_after = header("Retry-After").and_then(|it| it.parse().ok());
+                seen.job_status = header("Job-Status");
+            }
+            Answer::Hold(hold) => {
+                self.holds.insert(*hold, number);
+            }
+            _ => seen.is_troubled = true,
+        }
+        answer
+    }
+}
+
+impl Seen {
+    fn of(at: Time, request: &Request<Bytes>) -> Self {
+        let path = request.uri().path();
+        let path = path.trim_start_matches("/gitlab");
+        let parts: Vec<&str> = path.trim_start_matches("/api/v4/").split('/').collect();
+        let job = parts.get(1).and_then(|id| id.parse().ok());
+        let what = match (request.method(), &parts[..]) {
+            (&Method::POST, ["jobs", "request"]) => What::Poll,
+            (&Method::PATCH, ["jobs", _, "trace"]) => What::Patch,
+            (&Method::PUT, ["jobs", _]) => What::Update,
+            (&Method::POST, ["jobs", _, "artifacts"]) => What::Upload,
+            (&Method::GET, ["jobs", _, "artifacts"]) => What::Download,
+            _ => What::Other,
+        };
+        let body: serde_json::Value = match what {
+            What::Upload | What::Patch | What::Download => serde_json::Value::Null,
+            _ => serde_json::from_slice(request.body()).unwrap_or_default(),
+        };
+        let header = |name: &str| {
+            let value = request.headers().get(name)?.to_str().ok()?;
+            Some(value.to_owned())
+        };
+        let start = header("Content-Range").and_then(|it| it.split('-').next()?.parse().ok());
+        Self {
+            at,
+            what,
+            job,
+            range: start.map(|start: u64| (start, start + request.body().len() as u64)),
+            state: body["state"].as_str().map(str::to_owned),
+            answer: None,
+            is_troubled: false,
+            retry_after: None,
+            job_status: None,
+            token: body["token"]
+                .as_str()
+                .map(str::to_owned)
+                .or_else(|| header("JOB-TOKEN"))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+impl<S: Server> Server for Outside<S> {
+    fn handle(&mut self, now: Time, request: Request<Bytes>) -> Answer {
+        self.process_stale(now);
+        let number = self.take_down(now, &request);
+        let what = self.seen[number].what;
+        let about_job = matches!(what, What::Patch | What::Update);
+        let trouble = self.weather.trouble().filter(|trouble| match trouble {
+            // Whether a job that was handed out twice is lost is beyond a runner.
+            Trouble::Dumb => true,
+            Trouble::Twice | Trouble::Stale => {
+                matches!(what, What::Patch | What::Update | What::Upload)
+            }
+            Trouble::Missing => what == What::Patch || what == What::Update,
+            Trouble::Precondition => about_job,
+            Trouble::Range => what == What::Patch,
+            Trouble::TooLarge => what == What::Patch,
+            Trouble::Silence | Trouble::Conflict => what != What::Other,
+        });
+        self.seen[number].is_troubled |= trouble.is_some();
+        let reply = |status: u16, header: Option<(&str, &str)>| {
+            let mut reply = Response::builder().status(status);
+            if let Some((name, value)) = header {
+                reply = reply.header(name, value);
+            }
+            let page = Bytes::from_static(b"<html>proxy</html>");
+            Answer::Reply(reply.body(page).unwrap_or_default())
+        };
+        let answer = match trouble {
+            None => self.server.handle(now, request),
+            Some(Trouble::Silence) => return self.silence(number),
+            Some(Trouble::Dumb) => {
+                return match self.server.handle(now, request) {
+                    Answer::Hold(hold) => self.answered(number, now, Answer::Hold(hold)),
+                    _ => self.silence(number),
+                };
+            }
+            Some(Trouble::Twice) => {
+                if let Answer::Hold(hold) = self.server.handle(now, request.clone()) {
+                    self.server.drop_hold(hold);
+                }
+                self.server.handle(now, request)
+            }
+            Some(Trouble::Stale) => {
+                let late = Duration::from_millis(self.weather.random.between(1, 30_000));
+                self.stale.push((now + late, request));
+                Answer::Close
+            }
+            Some(Trouble::Missing) => reply(404, None),
+            Some(Trouble::Precondition) => reply(412, None),
+            Some(Trouble::Range) => match self.weather.random.below(3) {
+                0 => reply(416, None),
+                1 => reply(416, Some(("Range", "0-0"))),
+                _ => reply(416, Some(("Range", "nonsense"))),
+            },
+            Some(Trouble::Conflict) => reply(409, None),
+            Some(Trouble::TooLarge) => reply(413, None),
+        };
+        self.answered(number, now, answer)
+    }
+
+    fn body_limit(&self, head: &Parts) -> Option<gitlab_runner::mock::BodyLimit> {
+        self.server.body_limit(head)
+    }
+
+    fn poll_answer(&mut self, now: Time) -> Option<(HoldId, Answer)> {
+        self.process_stale(now);
+        let (hold, answer) = self.server.poll_answer(now)?;
+        let answer = match self.holds.remove(&hold) {
+            Some(number) => self.answered(number, now, answer),
+            None => answer,
+        };
+        Some((hold, answer))
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        let stale = self.stale.iter().map(|(due, _)| *due);
+        stale.chain(self.server.poll_timeout()).min()
+    }
+
+    fn drop_hold(&mut self, hold: HoldId) {
+        self.holds.remove(&hold);
+        if !self.silent.remove(&hold) {
+            self.server.drop_hold(hold);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Some hundreds of random runs of the whole crate: the body of `examples/simulate`, where there are as
+//! many as you like.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "../../examples/simulate/campaign/mod.rs"]
+#[allow(dead_code, reason = "only the example shrinks and prints")]
+mod campaign;
+
+use campaign::{Without, simulate};
+
+fn run(seeds: std::ops::Range<u64>) {
+    let none = Without::new();
+    for seed in seeds {
+        let outcome = simulate(seed, &none);
+        assert!(
+            outcome.wrong.is_empty(),
+            "seed {seed}: {:#?}\n\nmore: cargo run --release --example simulate -- --seed {seed}",
+            outcome.wrong
+        );
+    }
+}
+
+// In parts, to be run side by side.
+
+#[test]
+fn the_first_seeds() {
+    run(0..70);
+}
+
+#[test]
+fn the_next_seeds() {
+    run(70..140);
+}
+
+#[test]
+fn and_some_more_seeds() {
+    run(140..210);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let none = Without::new();
+    for seed in 300..310 {
+        let first = simulate(seed, &none).fingerprint;
+        assert_eq!(first, simulate(seed, &none).fingerprint, "seed {seed}");
+    }
+}
+
+/// A campaign of nothing but sunshine would be worth nothing.
+#[test]
+fn trouble_of_each_kind_is_drawn() {
+    let none = Without::new();
+    let parts: std::collections::BTreeSet<String> = (0..60)
+        .flat_map(|seed| simulate(seed, &none).parts)
+        .collect();
+    for part in [
+        "storm-0",
+        "weather-Stale",
+        "fault-CutAfter",
+        "deed-0",
+        "runner-1",
+        "job-0/panic",
+    ] {
+        assert!(parts.contains(part), "{part} in {parts:?}");
+    }
+}
