@@ -22,7 +22,8 @@ use crate::{
 pub(super) const HIDDEN: &str = "hidden-from-all";
 /// No input leads to more outputs.
 const MAX_OUTPUTS: usize = 1000;
-/// Nor is one thing asked for more often in the same moment, as long as no log arrives.
+/// Nor is one thing asked for more often in the same moment, as long as nobody wants it and no log
+/// arrives.
 const MAX_AT_ONCE: u32 = 40;
 
 /// What a handler owes.
@@ -88,7 +89,7 @@ pub(super) struct Model {
     pub(super) new_token: Secret,
     pub(super) stopping: bool,
     pub(super) stopped: u32,
-    /// How often what was asked for since the time has moved or a log has arrived.
+    /// How often what was asked for since there was a reason to.
     pub(super) asked: BTreeMap<Purpose, u32>,
     transcript: String,
 }

@@ -111,6 +111,7 @@ impl Model {
             Event::Capacity(capacity) => self.input(Input::SetCapacity((*capacity).into())),
             Event::PollOnce => {
                 self.polls += 1;
+                self.asked.clear();
                 self.input(Input::PollOnce);
             }
             Event::WithdrawPoll => {
@@ -119,6 +120,7 @@ impl Model {
             }
             Event::Call(which) => {
                 self.calls += 1;
+                self.asked.clear();
                 let registration = Registration::new(format!("GR1348941-{HIDDEN}"));
                 self.input(Input::Call(match which % 5 {
                     0 => RunnerCall::Verify,
