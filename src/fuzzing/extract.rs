@@ -14,7 +14,7 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 use crate::{
     artifact::{Artifact, ExtractLimits},
-    spool::SpoolFile,
+    spool::{SpoolFile, Stop},
 };
 
 const MAX_BYTES: u64 = 200_000;
@@ -75,7 +75,7 @@ impl World {
     fn extract(&self, archive: Vec<u8>, name: &str) {
         let file = SpoolFile::create(self.parent.path()).unwrap();
         file.append(&[Bytes::from(archive)]).unwrap();
-        let Ok(mut artifact) = Artifact::new(Arc::new(file), Some(name)) else {
+        let Ok(mut artifact) = Artifact::new(Arc::new(file), Some(name), Stop::default()) else {
             return;
         };
         assert_eq!(artifact.file_names().count(), artifact.len());
