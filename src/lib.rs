@@ -156,6 +156,9 @@ pub mod adapter;
 pub mod artifact;
 #[cfg(feature = "runner")]
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "runner")]
 mod handler;
 #[cfg(feature = "mock")]

@@ -58,6 +58,21 @@ const LAYERS: &[(&str, &[&str])] = &[
             "spool", "sync", "time", "trace",
         ],
     ),
+    (
+        "src/fuzzing",
+        &[
+            "artifact",
+            "ids",
+            "machine",
+            "mock",
+            "protocol",
+            "secret",
+            "spool",
+            "time",
+            "trace",
+            "transport",
+        ],
+    ),
 ];
 
 #[test]
@@ -198,6 +213,7 @@ fn home(path: &str) -> String {
     let end = path.find(|c: char| c != '_' && !c.is_alphanumeric());
     match &path[..end.unwrap_or(path.len())] {
         "Time" | "WallTime" => "time".to_owned(),
+        "Failure" => "protocol".to_owned(),
         "JobId" | "RequestId" => "ids".to_owned(),
         "Secret" => "secret".to_owned(),
         name => name.to_owned(),

@@ -51,7 +51,7 @@ impl Error for GlobError {}
 
 /// A pattern that was read.
 #[derive(Debug)]
-pub(super) struct Glob {
+pub(crate) struct Glob {
     /// It matches what any of these matches.
     alternatives: Vec<Vec<Part>>,
     /// Their lengths together.
@@ -85,7 +85,7 @@ impl Glob {
     ///
     /// A pattern may say the absolute path of something in the directory, or leave the directory
     /// and come back to it (`../<its name>/x`).
-    pub(super) fn new(pattern: &str, project: &str) -> Result<Self, GlobError> {
+    pub(crate) fn new(pattern: &str, project: &str) -> Result<Self, GlobError> {
         if pattern.is_empty() {
             return Err(GlobError::Empty);
         }
@@ -106,12 +106,12 @@ impl Glob {
     }
 
     /// The bytes of all that it spells out to: what it takes in memory, and in time for each path.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.size
     }
 
     /// Whether it matches a path, given by its names, or a directory above it.
-    pub(super) fn matches(&self, path: &[&str]) -> bool {
+    pub(crate) fn matches(&self, path: &[&str]) -> bool {
         let mut alternatives = self.alternatives.iter();
         alternatives.any(|parts| {
             wildcard(
@@ -360,5 +360,7 @@ fn first_braces(pattern: &str) -> Result<Option<Braces>, GlobError> {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ mod disk;
 mod error;
 mod extract;
 mod files;
-mod glob;
+pub(crate) mod glob;
 mod name;
 mod pack;
 mod reader;

@@ -22,7 +22,7 @@ mod faults;
 mod gitlab;
 pub mod http;
 mod job;
-mod multipart;
+pub(crate) mod multipart;
 mod payload;
 mod random;
 mod report;

@@ -9,23 +9,23 @@ const MAX_PART_HEAD: usize = 16 * 1024;
 const MAX_BOUNDARY: usize = 70;
 
 /// What a body holds, as far as it can be read.
-pub(super) struct Form {
+pub(crate) struct Form {
     /// The last one may be cut.
-    pub(super) parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     /// The body was read up to its closing boundary.
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
 }
 
-pub(super) struct Part {
-    pub(super) name: String,
+pub(crate) struct Part {
+    pub(crate) name: String,
     /// Files have a name that is not empty; all others are fields.
-    pub(super) filename: Option<String>,
-    pub(super) content: Bytes,
+    pub(crate) filename: Option<String>,
+    pub(crate) content: Bytes,
 }
 
 impl Form {
     /// The form in `body`, with the boundary that `content_type` names.
-    pub(super) fn read(content_type: &str, body: &Bytes) -> Self {
+    pub(crate) fn read(content_type: &str, body: &Bytes) -> Self {
         let mut form = Self {
             parts: Vec::new(),
             complete: false,

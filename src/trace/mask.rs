@@ -185,8 +185,8 @@ impl Masker {
     }
 
     /// To be called in the first state only.
-    #[cfg(test)]
-    pub(super) fn use_fast(&mut self) {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn use_fast(&mut self) {
         if let Some(finder) = &mut self.finder {
             finder.prefilter = None;
             finder.use_fast();
@@ -194,8 +194,8 @@ impl Masker {
     }
 
     /// Has every byte seen by the automaton.
-    #[cfg(test)]
-    pub(super) fn without_prefilter(mut self) -> Self {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn without_prefilter(mut self) -> Self {
         if let Some(finder) = &mut self.finder {
             finder.prefilter = None;
         }

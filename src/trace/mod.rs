@@ -21,6 +21,8 @@ mod automaton;
 mod chunks;
 mod mask;
 mod prefilter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod reference;
 mod stamp;
 mod utf8;
 

@@ -304,8 +304,10 @@ fn trouble_of_one_kind_does_not_use_up_the_tries_of_another() {
 #[test]
 fn an_upload_that_succeeds_in_the_end_leaves_no_trace() {
     let (mut world, upload) = uploading();
+    let from = world.now;
     world.reply(&upload, html(503));
     let upload = world.next_upload();
+    assert!(world.now.since(from) < 10 * SECOND);
     world.lose(&upload);
     let upload = world.next_upload();
     world.reply(&upload, reply(201));

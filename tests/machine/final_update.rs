@@ -111,6 +111,7 @@ fn final_202_for_ever_is_given_up_after_an_hour() {
     let took = world.now.since(from);
     assert!((3500 * SECOND..=3700 * SECOND).contains(&took), "{took:?}");
     assert!(world.notice("final state could not be reported"));
+    assert!(world.notice("no success within 60 minutes"));
 }
 
 #[test]
@@ -125,6 +126,20 @@ fn final_400_tries_running_first() {
     world.reply(&again, reply(400));
     assert!(world.notice("could not be reported"));
     world.is_over();
+}
+
+#[test]
+fn the_running_before_another_final_state_is_repeated_only_if_the_server_is_in_trouble() {
+    let (mut world, update) = World::finishing(StepResult::Ok);
+    world.reply(&update, reply(400));
+    let running = world.request();
+    world.reply(&running, html(500));
+    world.no_request();
+    let running = world.next_request();
+    assert_eq!(running.state(), "running");
+    world.reply(&running, reply(404));
+    let again = world.request();
+    assert_eq!(again.body, update.body);
 }
 
 #[test]
@@ -155,6 +170,7 @@ fn final_403_without_a_status_is_given_up() {
 #[test]
 fn final_404_is_tried_a_few_times() {
     let (mut world, mut update) = World::finishing(StepResult::Ok);
+    let from = world.now;
     let mut count = 0;
     loop {
         world.reply(&update, reply(404));
@@ -165,6 +181,7 @@ fn final_404_is_tried_a_few_times() {
         update = world.next_request();
     }
     assert!(count >= 5, "{count}");
+    assert!(world.now.since(from) < 300 * SECOND);
     assert!(world.notice("could not be reported"));
 }
 

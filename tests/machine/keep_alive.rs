@@ -68,6 +68,32 @@ fn a_log_that_is_sent_keeps_the_job_alive_too() {
 }
 
 #[test]
+fn a_log_that_is_about_to_go_comes_before_a_keep_alive() {
+    let mut world = World::running(&payload());
+    world.log_to(100);
+    let patch = world.next_request();
+    world.log_to(120);
+    world.pass(50 * SECOND);
+    world.reply(&patch, reply(202));
+    let (wait, patch) = world.next_request_after();
+    assert_eq!((patch.range(), wait), (100..120, 3 * SECOND));
+}
+
+#[test]
+fn a_keep_alive_that_arrives_ends_the_trouble_if_no_log_waits() {
+    let (mut world, mut put) = keeping();
+    for _ in 0..6 {
+        world.reply(&put, html(502));
+        put = world.next_request();
+    }
+    world.reply(&put, reply(200));
+    let put = world.next_request();
+    world.reply(&put, html(502));
+    let (wait, _) = world.next_request_after();
+    assert!(wait < 2 * SECOND, "{wait:?}");
+}
+
+#[test]
 fn put_400_stops_keep_alives() {
     let (mut world, put) = keeping();
     world.reply(&put, reply(400));

@@ -346,6 +346,8 @@ fn a_job_that_ended_at_gitlab_is_heard_of_no_more() {
 #[test]
 fn a_clean_up_that_hangs_is_dropped() {
     let mut world = World::running(&payload());
+    // Not in step with the keep-alives.
+    world.pass(7 * SECOND);
     world.finish_step(StepResult::Ok, 0);
     assert!(matches!(world.job_output(), JobOutput::CleanUp));
     let from = world.now;

@@ -8,7 +8,6 @@ mod commit;
 mod downloads;
 mod final_update;
 mod keep_alive;
-mod laws;
 mod life;
 mod patch;
 mod payload;

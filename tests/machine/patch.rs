@@ -230,6 +230,59 @@ fn patch_413_is_split() {
     }
 }
 
+/// A log of which the first mebibyte has arrived, and the request with the second one.
+fn patching_a_long_log() -> (World, Sent) {
+    let mut world = World::running(&payload());
+    world.log_to(9 << 20);
+    let patch = world.next_request();
+    world.reply(&patch, accepted(1 << 20));
+    let patch = world.next_request();
+    assert_eq!(patch.range(), 1 << 20..2 << 20);
+    (world, patch)
+}
+
+#[test]
+fn what_is_too_large_is_halved_wherever_it_is_in_the_log() {
+    let (mut world, patch) = patching_a_long_log();
+    world.reply(&patch, reply(413));
+    assert_eq!(world.next_request().range(), 1 << 20..3 << 19);
+    // A proxy may break the connection instead.
+    let (mut world, patch) = patching_a_long_log();
+    world.lose(&patch);
+    assert_eq!(world.next_request().range(), 1 << 20..3 << 19);
+    // But no connection at all says nothing of the size.
+    let (mut world, patch) = patching_a_long_log();
+    world.fail(&patch, false);
+    assert_eq!(world.next_request().range(), 1 << 20..2 << 20);
+}
+
+#[test]
+fn patch_412_starts_anew() {
+    let (mut world, patch) = patching();
+    world.reply(&patch, accepted(100));
+    world.log_to(150);
+    let patch = world.next_request();
+    assert_eq!(patch.range(), 100..150);
+    world.reply(&patch, reply(412));
+    assert_eq!(world.next_request().range(), 0..150);
+}
+
+#[test]
+fn patch_404_at_the_end_leaves_the_final_state_to_be_told() {
+    let mut world = World::running(&payload());
+    world.finish_step(StepResult::Ok, 10);
+    world.clean_up(10);
+    let from = world.now;
+    let mut sent = world.request();
+    while sent.method == "PATCH" {
+        world.reply(&sent, reply(404));
+        sent = world.next_request();
+    }
+    assert!(world.notice("does not take its log"));
+    assert!(world.now.since(from) < 300 * SECOND);
+    assert_eq!(sent.state(), "success");
+}
+
 #[test]
 fn patch_416_rewinds_to_range() {
     let (mut world, patch) = patching();

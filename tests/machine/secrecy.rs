@@ -39,6 +39,7 @@ fn no_token_shows_in_debug() {
         }
     }
     assert!(shown.contains("Start"), "{shown}");
+    assert!(shown.contains("Step(0: script, 1 lines)"), "{shown}");
     for secret in [TOKEN, JOB_TOKEN, "a-masked-value"] {
         assert!(!shown.contains(secret), "{secret} shows");
     }

@@ -234,3 +234,21 @@ fn a_drain_that_ends_in_time_is_a_drain() {
     assert!(matches!(world.stopped, Some(StopReason::Drained)));
     assert_eq!(world.machine.poll_timeout(), None);
 }
+
+#[test]
+fn no_further_step_runs_after_an_end_but_after_script() {
+    let mut payload = payload_with_after_script();
+    payload["steps"].as_array_mut().unwrap().insert(
+        1,
+        serde_json::json!({ "name": "release", "script": ["x"], "when": "always" }),
+    );
+    let mut world = World::running(&payload);
+    let put = world.next_request();
+    world.reply(&put, reply(200).job_status("canceling"));
+    assert!(matches!(
+        world.job_output(),
+        JobOutput::Cancel(CancelMode::Graceful)
+    ));
+    world.finish_step(StepResult::Ok, 0);
+    assert_eq!(world.step(), "after_script");
+}

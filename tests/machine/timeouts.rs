@@ -225,3 +225,21 @@ fn the_time_of_the_job_comes_first() {
         "job_execution_timeout"
     );
 }
+
+#[test]
+fn an_after_script_that_is_cut_by_the_time_of_the_job_is_told_once() {
+    let mut payload = with(&[("RUNNER_AFTER_SCRIPT_TIMEOUT", "95s")]);
+    payload["runner_info"]["timeout"] = json!(100);
+    let mut world = World::running(&payload);
+    world.pass(20 * SECOND);
+    world.finish_step(StepResult::Ok, 0);
+    assert_eq!(world.step(), "after_script");
+    let (note, took) = time_out(&mut world);
+    assert_eq!(took, 80 * SECOND);
+    assert!(note.contains("execution took longer"), "{note}");
+    // Its own time would be over in 15 seconds.
+    let from = world.now;
+    let told = world.until_job_output(&reply(200));
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Forced)));
+    assert_eq!(world.now.since(from), 30 * SECOND);
+}

@@ -3,10 +3,9 @@
 mod laws;
 mod limit;
 mod mask;
-mod reference;
 mod spool;
 
-use super::{Masker, TraceSpool};
+use super::{Masker, TraceSpool, reference};
 
 /// No values, no prefixes of one's own.
 const NONE: [&str; 0] = [];

@@ -1,6 +1,6 @@
 //! The rules of masking, applied by brute force to a whole buffer.
 
-use super::super::DEFAULT_TOKEN_PREFIXES;
+use super::DEFAULT_TOKEN_PREFIXES;
 
 const NAMES: [&str; 6] = [
     "private_token=",
@@ -11,7 +11,7 @@ const NAMES: [&str; 6] = [
     "x-amz-security-token=",
 ];
 
-pub(super) fn mask(values: &[&str], prefixes: &[&str], input: &[u8]) -> Vec<u8> {
+pub(crate) fn mask(values: &[&str], prefixes: &[&str], input: &[u8]) -> Vec<u8> {
     let mut spans = spans(values, prefixes, input);
     spans.sort_unstable();
     let mut merged: Vec<(usize, usize)> = Vec::new();
@@ -33,8 +33,24 @@ pub(super) fn mask(values: &[&str], prefixes: &[&str], input: &[u8]) -> Vec<u8> 
     output
 }
 
+/// Each byte that belongs to no character replaced, character by character.
+pub(crate) fn repaired(mut bytes: &[u8]) -> Vec<u8> {
+    let mut text = String::new();
+    while !bytes.is_empty() {
+        let good = (1..=bytes.len().min(4)).find_map(|len| {
+            let char = std::str::from_utf8(&bytes[..len]).ok()?;
+            Some((char, len))
+        });
+        let (char, len) = good.unwrap_or(("\u{FFFD}", 1));
+        text.push_str(char);
+        bytes = &bytes[len..];
+    }
+    text.into_bytes()
+}
+
 /// Whether the end of `input` is the beginning of a value, but not all of it.
-pub(super) fn ends_inside_a_value(values: &[&str], input: &[u8]) -> bool {
+#[cfg(test)]
+pub(crate) fn ends_inside_a_value(values: &[&str], input: &[u8]) -> bool {
     values.iter().any(|value| {
         let value = value.trim().as_bytes();
         (1..value.len()).any(|len| input.ends_with(&value[..len]))
