@@ -145,6 +145,7 @@
 pub mod ids;
 pub mod machine;
 pub mod protocol;
+mod redact;
 pub mod secret;
 pub mod time;
 pub mod trace;
@@ -161,6 +162,8 @@ mod error;
 pub mod fuzzing;
 #[cfg(feature = "runner")]
 mod handler;
+#[cfg(feature = "har")]
+pub mod har;
 #[cfg(feature = "mock")]
 pub mod mock;
 #[cfg(feature = "runner")]

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 /// Why a request got no reply.
 ///
 /// An adapter says what it knows and never retries: the machine decides what happens next.
@@ -14,7 +16,8 @@ pub struct TransportError {
 }
 
 /// What failed, as far as the adapter could tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TransportErrorKind {
     /// No connection: name not found, refused, unreachable. Check the URL and the network.

@@ -17,11 +17,26 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/sync.rs", &[]),
     ("src/protocol", &["ids", "secret", "time"]),
     ("src/trace", &["time"]),
+    ("src/redact", &["protocol", "trace"]),
     (
         "src/machine",
-        &["ids", "protocol", "secret", "time", "trace", "transport"],
+        &[
+            "ids",
+            "protocol",
+            "redact",
+            "secret",
+            "time",
+            "trace",
+            "transport",
+        ],
     ),
     ("src/mock", &["ids", "secret", "time"]),
+    (
+        "src/har",
+        &[
+            "ids", "machine", "mock", "protocol", "redact", "secret", "time", "trace",
+        ],
+    ),
     ("src/error.rs", &["machine"]),
     ("src/adapter", &["sync", "time", "transport"]),
     (

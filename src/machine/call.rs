@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::output::Trouble;
 use crate::{
     protocol::{Registration, RunnerDetails},
@@ -14,7 +16,8 @@ use crate::{
 /// Calls are made one after the other. What does no harm twice is repeated for up to
 /// [`call_limit`](crate::machine::MachineConfig::call_limit); a registration and a reset only if
 /// GitLab certainly has not seen them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RunnerCall {
     /// Ask GitLab whether the runner token is good (`POST runners/verify`).

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::output::TimeLimit;
 use crate::{
     protocol::{Info, ServerUrl},
@@ -11,8 +13,9 @@ use crate::{
 
 /// Everything a [`RunnerMachine`](crate::machine::RunnerMachine) needs to know.
 ///
-/// [`MachineConfig::new`] fills in good values for all but the first three.
-#[derive(Clone, Debug)]
+/// [`MachineConfig::new`] fills in good values for all but the first three. Serialising gives the token
+/// as it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MachineConfig {
     /// Where GitLab is.

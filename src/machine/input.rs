@@ -3,8 +3,9 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use super::call::RunnerCall;
+use super::{call::RunnerCall, transcript};
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
     protocol::Failure,
@@ -14,7 +15,12 @@ use crate::{
 
 /// One thing that happened, told to [`RunnerMachine::handle_input`].
 ///
+/// Serialising gives it whole, with what is secret in it; [`transcript`](crate::machine::transcript)
+/// keeps that out.
+///
 /// [`RunnerMachine::handle_input`]: crate::machine::RunnerMachine::handle_input
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Input {
     /// The deadline of `poll_timeout` has come. Telling it earlier or more often is harmless.
@@ -26,6 +32,7 @@ pub enum Input {
         /// Which request.
         request: RequestId,
         /// Status, headers and as much of the body as came.
+        #[serde(with = "transcript::reply")]
         response: http::Response<Bytes>,
     },
     /// A request got no reply.
@@ -33,6 +40,7 @@ pub enum Input {
         /// Which request.
         request: RequestId,
         /// Why.
+        #[serde(with = "transcript::failure")]
         error: TransportError,
     },
     /// The reply to a request with [`ReplyBody::Spool`](crate::machine::ReplyBody::Spool) was a
@@ -95,7 +103,8 @@ impl fmt::Debug for Input {
 }
 
 /// What happened to one job on the handler's side.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum JobInput {
     /// There is a handler: steps may come. Answers `Start`.
@@ -140,7 +149,8 @@ pub enum JobInput {
 }
 
 /// How a step ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StepResult {
     /// The handler says that it went well.
@@ -156,7 +166,8 @@ pub enum StepResult {
 }
 
 /// What came of packing an artifact.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Collected {
     /// It can be uploaded: the body of
@@ -180,7 +191,8 @@ pub enum Collected {
 }
 
 /// How to come to an end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StopMode {
     /// Ask for no more jobs; let those that live finish. A job request that is on its way is

@@ -46,6 +46,7 @@ mod output;
 mod plan;
 mod poller;
 mod timers;
+pub mod transcript;
 mod transfer;
 mod upload;
 mod wire;

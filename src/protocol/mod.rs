@@ -34,11 +34,9 @@ mod token;
 mod update;
 mod url;
 
+pub(crate) use self::artifact::percent_encode;
 #[cfg(feature = "runner")]
-pub(crate) use self::{
-    artifact::percent_encode,
-    job::{Expander, Meaning, has_references},
-};
+pub(crate) use self::job::{Expander, Meaning, has_references};
 pub use self::{
     artifact::{ArtifactForm, artifact_file_name, artifact_query},
     duration::GoDuration,

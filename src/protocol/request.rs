@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct};
 
 use crate::secret::Secret;
 
@@ -11,38 +11,43 @@ use crate::secret::Secret;
 /// GitLab stores it at most once in 40 to 55 minutes per runner manager, so the very first request
 /// should carry all of it. Empty texts are not sent. A long `info` may be refused: the body of a job
 /// request must not exceed 32 KiB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Info {
     /// What kind of runner it is.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// Its version, at most 2048 bytes. GitLab compares it with the versions of its own runner and
     /// offers upgrades for low ones.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
     /// Its revision, at most 255 bytes.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub revision: String,
     /// Its operating system in Go's words (`linux`, `darwin`, `windows`), at most 255 bytes.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub platform: String,
     /// Its processor in Go's words (`amd64`, `arm64`), at most 255 bytes.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub architecture: String,
     /// How it runs jobs, in the words of GitLab's own runner; `custom` is the one for all others.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub executor: String,
     /// The shell that jobs are run with.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub shell: String,
     /// What it can do.
     pub features: RunnerFeatures,
     /// Its graphics processors (`config.gpus`).
-    #[serde(rename = "config", serialize_with = "as_config")]
+    #[serde(
+        default,
+        rename = "config",
+        serialize_with = "as_config",
+        deserialize_with = "from_config"
+    )]
     pub gpus: String,
     /// Labels of the runner manager; at most 32.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -92,6 +97,15 @@ fn as_config<S: Serializer>(gpus: &str, serializer: S) -> Result<S::Ok, S::Error
     config.end()
 }
 
+fn from_config<'de, D: Deserializer<'de>>(config: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        gpus: String,
+    }
+    Config::deserialize(config).map(|config| config.gpus)
+}
+
 macro_rules! features {
     ($( $(#[$meta:meta])* $name:ident = $default:literal, )*) => {
         /// What a runner can do; all of it is sent, true or false.
@@ -100,8 +114,9 @@ macro_rules! features {
         /// does not claim is failed with `runner_unsupported`. A claim that is not true breaks jobs.
         /// [`Default`] claims what this crate does whatever the handler does; the rest depends on
         /// the handler.
-        #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[non_exhaustive]
+        #[serde(default)]
         pub struct RunnerFeatures {
             $( $(#[$meta])* pub $name: bool, )*
         }

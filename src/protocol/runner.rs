@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::{
@@ -21,35 +21,39 @@ wire_enum! {
     }
 }
 
-impl Serialize for AccessLevel {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
 /// A runner to be made with a registration token, which GitLab has deprecated: runners are made in
 /// its user interface or by its API today, and come with an authentication token (`glrt-…`).
 ///
 /// `Debug` shows no token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Registration {
     /// The registration token of an instance, a group or a project (`GR1348941…`, `glrtr-…`).
     pub token: Secret,
     /// What GitLab calls the runner.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// A note for other administrators; GitLab takes at most 1024 characters.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub maintenance_note: String,
     /// The tags by which jobs choose the runner; none of them may hold a comma.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "joined")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "joined",
+        deserialize_with = "split"
+    )]
     pub tag_list: Vec<String>,
     /// Whose jobs it takes; GitLab's default if unset.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_level: Option<AccessLevel>,
     /// The longest time of a job, in whole seconds; GitLab takes no less than 10 minutes.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "seconds",
+        deserialize_with = "from_seconds"
+    )]
     pub maximum_timeout: Option<Duration>,
     /// Whether it takes jobs without tags, which is the default. If not, it needs tags.
     pub run_untagged: bool,
@@ -89,6 +93,14 @@ fn joined<S: Serializer>(tags: &[String], serializer: S) -> Result<S::Ok, S::Err
 
 fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs()).serialize(serializer)
+}
+
+fn split<'de, D: Deserializer<'de>>(tags: D) -> Result<Vec<String>, D::Error> {
+    String::deserialize(tags).map(|tags| tags.split(',').map(str::to_owned).collect())
+}
+
+fn from_seconds<'de, D: Deserializer<'de>>(time: D) -> Result<Option<Duration>, D::Error> {
+    Option::<u64>::deserialize(time).map(|seconds| seconds.map(Duration::from_secs))
 }
 
 /// The JSON body of `POST runners`.

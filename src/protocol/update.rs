@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{protocol::request::to_json, secret::Secret};
 
@@ -120,7 +120,7 @@ impl FailureReason {
 }
 
 /// How a job failed: a reason and, from a script, its exit code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     reason: FailureReason,
     exit_code: Option<i32>,

@@ -6,6 +6,7 @@ use http::{
     Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The base URL of a GitLab instance, checked and tidied.
 ///
@@ -104,6 +105,18 @@ impl ServerUrl {
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.base)
+    }
+}
+
+impl Serialize for ServerUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.base)
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerUrl {
+    fn deserialize<D: Deserializer<'de>>(text: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(text)?).map_err(de::Error::custom)
     }
 }
 

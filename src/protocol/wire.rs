@@ -42,5 +42,17 @@ macro_rules! wire_enum {
                 f.write_str(self.as_str())
             }
         }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(word: D) -> Result<Self, D::Error> {
+                String::deserialize(word).map(|word| Self::from(word.as_str()))
+            }
+        }
     };
 }

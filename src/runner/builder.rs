@@ -8,7 +8,7 @@ use super::{Runner, life, settings::Settings};
 use crate::{
     adapter::Adapter,
     handler::JobRunList,
-    machine::{MachineConfig, NewToken},
+    machine::{MachineConfig, NewToken, transcript::Secrets},
     protocol::{Info, RunnerFeatures},
     secret::Secret,
     time::WallTime,
@@ -62,6 +62,7 @@ impl RunnerBuilder {
                 keep_raw_payload: false,
                 seed: u64::from_le_bytes(seed),
                 tune: Vec::new(),
+                transcript: None,
             },
         }
     }
@@ -245,6 +246,20 @@ impl RunnerBuilder {
     /// everything that the other options say already in place.
     pub fn tune(mut self, tune: impl Fn(&mut MachineConfig) + Send + Sync + 'static) -> Self {
         self.settings.tune.push(Arc::new(tune));
+        self
+    }
+
+    /// Gives the lines of a [`transcript`](crate::machine::transcript) of all that the machine is told
+    /// and says to `sink`, to be replayed exactly; off by default. It is called between two turns of
+    /// the driver, so it must not wait: put a buffer before a file.
+    ///
+    /// A runner that goes on after its runtime is gone begins another transcript.
+    pub fn transcript(
+        mut self,
+        secrets: Secrets,
+        sink: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.transcript = Some((secrets, Arc::new(sink)));
         self
     }
 

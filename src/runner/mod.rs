@@ -37,7 +37,7 @@ use crate::{
     adapter::Adapter,
     error::RunError,
     handler::{CancellableJobHandler, Context, Job, UploadableFile},
-    machine::{MachineConfig, RunnerMachine, StopMode},
+    machine::{MachineConfig, StopMode, transcript::RecordedMachine},
 };
 
 /// A GitLab runner.
@@ -267,7 +267,13 @@ impl Runner {
         let seed = self.settings.seed.wrapping_add(self.count);
         let inbox = Arc::new(Inbox::default());
         let options = task::Options::new(&adapter, &inbox, build_dir, &config, &self.settings);
-        let machine = RunnerMachine::new(config, seed);
+        let machine = match &self.settings.transcript {
+            Some((secrets, sink)) => {
+                let sink = Arc::clone(sink);
+                RecordedMachine::new(config, seed, *secrets, move |line| sink(line))
+            }
+            None => RecordedMachine::unrecorded(config, seed),
+        };
         if !shared.driver_starts(&inbox) {
             return None;
         }

@@ -14,13 +14,16 @@ use crate::{
     adapter::{Adapter, unblock},
     error::{RunError, RunErrorKind},
     handler::{Context, JobRunList},
-    machine::MachineConfig,
+    machine::{MachineConfig, transcript::Secrets},
     protocol::{Info, ServerUrl},
     secret::Secret,
     time::WallTime,
 };
 
 const WRITE_CHECK: &str = ".runner_write_check";
+
+/// Takes the lines of a transcript.
+pub(super) type Sink = Arc<dyn Fn(&str) + Send + Sync>;
 
 pub(super) type Tune = Arc<dyn Fn(&mut MachineConfig) + Send + Sync>;
 
@@ -49,6 +52,7 @@ pub(super) struct Settings {
     pub(super) keep_raw_payload: bool,
     pub(super) seed: u64,
     pub(super) tune: Vec<Tune>,
+    pub(super) transcript: Option<(Secrets, Sink)>,
 }
 
 impl Settings {

@@ -1,0 +1,176 @@
+//! Finds the strings of a JSON text, and which of them are secret by their place.
+//!
+//! It reads no further than it needs, so that a text that is cut, or is no JSON at all, is treated
+//! like a good one as far as it goes; and what is rewritten keeps every other byte.
+
+use std::ops::Range;
+
+/// A string of the text: where it stands with its quotes, and what it says.
+pub(super) struct Literal {
+    pub(super) range: Range<usize>,
+    pub(super) text: String,
+    /// What its place says of it.
+    pub(super) nature: Nature,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nature {
+    /// A key, or a value like any other.
+    Plain,
+    /// The value of a variable that is not for everybody.
+    Private,
+    /// A token, a password, the value of a masked variable, the content of a file.
+    Secret,
+}
+
+/// Keys whose values are secrets wherever they stand.
+const SECRET_KEYS: &[&str] = &[
+    "token",
+    "password",
+    "jwt",
+    "private_token",
+    "job_token",
+    "runner_token",
+    "access_token",
+    "access_key",
+    "akeyless_token",
+    "uid_token",
+    "k8s_service_account_token",
+    "authorization",
+    "private_key",
+    "secret",
+];
+
+/// Variables that GitLab fills with tokens, whether it marks them as masked or not.
+const TOKEN_VARIABLES: &[&str] = &[
+    "CI_JOB_TOKEN",
+    "CI_REGISTRY_PASSWORD",
+    "CI_DEPENDENCY_PROXY_PASSWORD",
+    "CI_DEPLOY_PASSWORD",
+];
+
+/// An object or array that is not closed yet.
+#[derive(Default)]
+struct Frame {
+    is_object: bool,
+    /// The latest key.
+    key: Option<String>,
+    /// Of what may be a variable: its name, its value (an index into the literals), and its marks.
+    name: Option<String>,
+    value: Option<usize>,
+    is_secret: bool,
+    is_private: bool,
+}
+
+impl Frame {
+    fn close(self, literals: &mut [Literal]) {
+        let Some(literal) = self.value.and_then(|at| literals.get_mut(at)) else {
+            return;
+        };
+        let Some(name) = self.name else { return };
+        let holds_token = TOKEN_VARIABLES.contains(&name.as_str());
+        let nature = match (self.is_secret || holds_token, self.is_private) {
+            (true, _) => Nature::Secret,
+            // A URL with a password in it, which is known by itself.
+            (false, true) if name != "CI_REPOSITORY_URL" => Nature::Private,
+            _ => return,
+        };
+        literal.nature = nature;
+    }
+}
+
+/// All strings of `text` in order but keys.
+pub(super) fn literals(text: &[u8]) -> Vec<Literal> {
+    let mut literals = Vec::new();
+    let mut frames: Vec<Frame> = Vec::new();
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        match byte {
+            b'"' => {
+                let end = end_of_string(text, at);
+                string(text, at..end, &mut frames, &mut literals);
+                at = end;
+                continue;
+            }
+            b'{' | b'[' => frames.push(Frame {
+                is_object: byte == b'{',
+                ..Frame::default()
+            }),
+            b'}' | b']' => {
+                if let Some(frame) = frames.pop() {
+                    frame.close(&mut literals);
+                }
+            }
+            b',' => {
+                if let Some(frame) = frames.last_mut() {
+                    frame.key = None;
+                }
+            }
+            b't' if text[at..].starts_with(b"true") => mark(&mut frames, true),
+            b'f' if text[at..].starts_with(b"false") => mark(&mut frames, false),
+            _ => {}
+        }
+        at += 1;
+    }
+    while let Some(frame) = frames.pop() {
+        frame.close(&mut literals);
+    }
+    literals
+}
+
+/// Behind the closing quote, or the end of the text.
+fn end_of_string(text: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+fn string(text: &[u8], range: Range<usize>, frames: &mut [Frame], literals: &mut Vec<Literal>) {
+    let raw = &text[range.clone()];
+    let said: String = serde_json::from_slice(raw).unwrap_or_else(|_| {
+        // Cut short, or not UTF-8: as it stands.
+        let inner = raw.strip_prefix(b"\"").unwrap_or(raw);
+        let inner = inner.strip_suffix(b"\"").unwrap_or(inner);
+        String::from_utf8_lossy(inner).into_owned()
+    });
+    let behind = text[range.end..].iter().find(|c| !c.is_ascii_whitespace());
+    let mut nature = Nature::Plain;
+    if let Some(frame) = frames.last_mut().filter(|frame| frame.is_object) {
+        if frame.key.is_none() && (behind == Some(&b':') || behind.is_none()) {
+            frame.key = Some(said);
+            return;
+        }
+        match frame.key.as_deref() {
+            Some("key" | "name") => frame.name = Some(said.clone()),
+            Some("value") => frame.value = Some(literals.len()),
+            // A reference to a variable is none, and shows in what it stands for.
+            Some(key) if SECRET_KEYS.contains(&key) && !said.starts_with('$') => {
+                nature = Nature::Secret;
+            }
+            _ => {}
+        }
+    }
+    literals.push(Literal {
+        range,
+        text: said,
+        nature,
+    });
+}
+
+/// A `true` or `false` behind the latest key.
+fn mark(frames: &mut [Frame], value: bool) {
+    let Some(frame) = frames.last_mut() else {
+        return;
+    };
+    match (frame.key.as_deref(), value) {
+        (Some("masked" | "file" | "sensitive"), true) => frame.is_secret = true,
+        (Some("public"), false) => frame.is_private = true,
+        _ => {}
+    }
+}

@@ -1,0 +1,428 @@
+//! Keeps secrets out of recordings: the same secret becomes the same placeholder everywhere.
+//!
+//! A [`Redactor`] learns secrets from where they stand (the `token` of a body, the variables of a job,
+//! a header, a parameter of a URL) and replaces them wherever else they show up. A placeholder can
+//! stand where the secret stood, so that a recording can be replayed: it is visible ASCII, and keeps
+//! the prefix by which GitLab's tokens are known. It is pure, and its memory is bounded: once it
+//! [is full](Redactor::is_full), a recording has to end.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod json;
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use http::{HeaderMap, HeaderValue};
+
+use self::json::Nature;
+use crate::trace::DEFAULT_TOKEN_PREFIXES;
+
+/// Shorter ones are found in every other word, and are replaced only where they stand.
+const SHORTEST: usize = 4;
+/// Values of variables that are not marked as secret.
+const SHORTEST_PRIVATE: usize = 8;
+const MAX_SECRETS: usize = 16 << 10;
+const MAX_BYTES: usize = 8 << 20;
+
+/// What is behind the prefix of a placeholder.
+const PLACEHOLDER: &str = "redacted-";
+
+/// Headers that hold nothing but a secret.
+const SECRET_HEADERS: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "private-token",
+    "job-token",
+    "runner-token",
+    "deploy-token",
+    "cookie",
+    "set-cookie",
+    "x-amz-security-token",
+];
+
+/// Parameters of URLs that do.
+const SECRET_PARAMETERS: &[&str] = &[
+    "token",
+    "job_token",
+    "private_token",
+    "access_token",
+    "authenticity_token",
+    "rss_token",
+    "x-amz-signature",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-goog-signature",
+    "x-goog-credential",
+    "awsaccesskeyid",
+    "googleaccessid",
+    "signature",
+    "sig",
+];
+
+/// What a recording does with secrets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Secrets {
+    /// Each is replaced by a placeholder, the same one everywhere: tokens, passwords, variables that
+    /// are masked, files or not public, secret headers and parameters of URLs. What is nothing of
+    /// that is not known to be secret: a log shows what the job shows.
+    #[default]
+    Redacted,
+    /// They stay as they are.
+    Kept,
+}
+
+impl Secrets {
+    pub(crate) fn redactor(self) -> Redactor {
+        match self {
+            Self::Redacted => Redactor::new(),
+            Self::Kept => Redactor::off(),
+        }
+    }
+}
+
+/// Replaces secrets by placeholders.
+pub(crate) struct Redactor {
+    on: bool,
+    /// Each secret and its number.
+    known: BTreeMap<String, usize>,
+    bytes: usize,
+    full: bool,
+    /// The forms of all secrets that are long enough, and their placeholders; made when it is needed.
+    finder: Option<(AhoCorasick, Vec<String>)>,
+}
+
+impl Redactor {
+    pub(crate) fn new() -> Self {
+        Self {
+            on: true,
+            known: BTreeMap::new(),
+            bytes: 0,
+            full: false,
+            finder: None,
+        }
+    }
+
+    /// One that changes nothing.
+    pub(crate) fn off() -> Self {
+        Self {
+            on: false,
+            ..Self::new()
+        }
+    }
+
+    /// Whether there was a secret that it could not take any more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Takes note of a secret. Blank ones, and placeholders, are none.
+    pub(crate) fn learn(&mut self, secret: &str) {
+        let secret = secret.trim();
+        if !self.on || secret.is_empty() || is_placeholder(secret) {
+            return;
+        }
+        if self.known.contains_key(secret) {
+            return;
+        }
+        self.full |= self.known.len() >= MAX_SECRETS || self.bytes + secret.len() > MAX_BYTES;
+        if self.full {
+            return;
+        }
+        self.bytes += secret.len();
+        let number = self.known.len() + 1;
+        self.known.insert(secret.to_owned(), number);
+        if secret.len() >= SHORTEST {
+            self.finder = None;
+        }
+    }
+
+    /// Learns from a body: JSON, or what looks like it.
+    pub(crate) fn learn_json(&mut self, body: &[u8]) {
+        if !self.on {
+            return;
+        }
+        for literal in json::literals(body) {
+            let text = literal.text.trim();
+            let is_secret = match literal.nature {
+                Nature::Plain => false,
+                Nature::Private => text.len() >= SHORTEST_PRIVATE && !is_setting(text),
+                Nature::Secret => true,
+            };
+            if is_secret {
+                self.learn(text);
+            }
+            self.learn_password(text);
+        }
+    }
+
+    pub(crate) fn learn_headers(&mut self, headers: &HeaderMap) {
+        for (name, value) in headers {
+            let Ok(value) = std::str::from_utf8(value.as_bytes()) else {
+                continue;
+            };
+            if SECRET_HEADERS.contains(&name.as_str()) {
+                self.learn(credential(value));
+            } else if value.contains("://") {
+                self.learn_url(value);
+            }
+        }
+    }
+
+    pub(crate) fn learn_url(&mut self, url: &str) {
+        self.learn_password(url);
+        for (name, value) in parameters(url) {
+            if SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) {
+                self.learn(&percent_decode(value));
+            }
+        }
+    }
+
+    /// The password in front of the host of a URL.
+    fn learn_password(&mut self, url: &str) {
+        let Some((_, rest)) = url.split_once("://") else {
+            return;
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        let password = authority
+            .rsplit_once('@')
+            .and_then(|(user, _)| user.split_once(':'));
+        if let Some((_, password)) = password {
+            self.learn(&percent_decode(password));
+        }
+    }
+
+    /// The same text without what is known.
+    pub(crate) fn text<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
+        let Some((finder, placeholders)) = self.finder() else {
+            return Cow::Borrowed(text);
+        };
+        if !finder.is_match(text) {
+            return Cow::Borrowed(text);
+        }
+        Cow::Owned(finder.replace_all(text, placeholders))
+    }
+
+    /// The same bytes without what is known.
+    pub(crate) fn bytes<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.finder() {
+            Some((finder, placeholders)) if finder.is_match(bytes) => {
+                Cow::Owned(finder.replace_all_bytes(bytes, placeholders))
+            }
+            _ => Cow::Borrowed(bytes),
+        }
+    }
+
+    /// The same body without what is known and without what is secret by its place. Every other byte
+    /// stays as it is.
+    pub(crate) fn json<'a>(&mut self, body: &'a [u8]) -> Cow<'a, [u8]> {
+        if !self.on {
+            return Cow::Borrowed(body);
+        }
+        self.learn_json(body);
+        let mut redacted = Vec::new();
+        let mut done = 0;
+        for literal in json::literals(body) {
+            let text = literal.text.as_str();
+            let known = self.known.contains_key(text.trim());
+            let is_whole = match literal.nature {
+                Nature::Secret => known,
+                Nature::Private => !is_setting(text.trim()) && !text.trim().is_empty(),
+                Nature::Plain => false,
+            };
+            let new = if is_whole {
+                Cow::Owned(self.whole(text))
+            } else if literal.nature == Nature::Plain && text.trim().len() < SHORTEST {
+                continue;
+            } else {
+                self.text(text)
+            };
+            if new == text {
+                continue;
+            }
+            let quoted = serde_json::to_vec(&*new).unwrap_or_default();
+            redacted.extend_from_slice(&self.bytes(&body[done..literal.range.start]));
+            redacted.extend_from_slice(&quoted);
+            done = literal.range.end;
+        }
+        if done == 0 {
+            return self.bytes(body);
+        }
+        redacted.extend_from_slice(&self.bytes(&body[done..]));
+        Cow::Owned(redacted)
+    }
+
+    /// The same URL without its secret parameters and without what is known.
+    #[allow(dead_code, reason = "for the recorder")]
+    pub(crate) fn url(&mut self, url: &str) -> String {
+        if !self.on {
+            return url.to_owned();
+        }
+        self.learn_url(url);
+        self.text(url).into_owned()
+    }
+
+    /// The value of a header.
+    pub(crate) fn header(&mut self, name: &str, value: &str) -> String {
+        if !self.on {
+            return value.to_owned();
+        }
+        if SECRET_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+            let secret = credential(value);
+            self.learn(secret);
+            let scheme = &value[..value.len() - secret.len()];
+            return format!("{scheme}{}", self.whole(secret));
+        }
+        if value.contains("://") {
+            self.learn_url(value);
+        }
+        self.text(value).into_owned()
+    }
+
+    pub(crate) fn headers(&mut self, headers: &HeaderMap) -> HeaderMap {
+        let mut redacted = HeaderMap::with_capacity(headers.len());
+        for (name, value) in headers {
+            let new = match std::str::from_utf8(value.as_bytes()) {
+                Ok(text) => HeaderValue::from_str(&self.header(name.as_str(), text)).ok(),
+                Err(_) => HeaderValue::from_bytes(&self.bytes(value.as_bytes())).ok(),
+            };
+            redacted.append(name, new.unwrap_or_else(|| HeaderValue::from_static("")));
+        }
+        redacted
+    }
+
+    /// The placeholder of a text that is secret as a whole.
+    fn whole(&self, text: &str) -> String {
+        if is_placeholder(text.trim()) {
+            return text.to_owned();
+        }
+        let secret = text.trim();
+        match self.known.get(secret) {
+            Some(number) => text.replacen(secret, &placeholder(secret, *number), 1),
+            // Too short to be known.
+            None => format!("{PLACEHOLDER}0"),
+        }
+    }
+
+    fn finder(&mut self) -> Option<(&AhoCorasick, &[String])> {
+        if self.finder.is_none() {
+            let mut forms: Vec<String> = Vec::new();
+            let mut placeholders = Vec::new();
+            for (secret, number) in &self.known {
+                if secret.len() < SHORTEST {
+                    continue;
+                }
+                let mut variants = vec![
+                    secret.clone(),
+                    json_escaped(secret),
+                    percent_encoded(secret),
+                ];
+                variants.dedup();
+                for variant in variants {
+                    forms.push(variant);
+                    placeholders.push(placeholder(secret, *number));
+                }
+            }
+            if forms.is_empty() {
+                return None;
+            }
+            let finder = AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostLongest)
+                .build(&forms)
+                .ok()?;
+            self.finder = Some((finder, placeholders));
+        }
+        self.finder
+            .as_ref()
+            .map(|(finder, placeholders)| (finder, placeholders.as_slice()))
+    }
+}
+
+/// Counts only.
+impl fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redactor({} secrets)", self.known.len())
+    }
+}
+
+fn placeholder(secret: &str, number: usize) -> String {
+    let prefix = DEFAULT_TOKEN_PREFIXES
+        .iter()
+        .find(|prefix| secret.starts_with(**prefix))
+        .map_or("", |prefix| *prefix);
+    format!("{prefix}{PLACEHOLDER}{number}")
+}
+
+/// Whether a recording was redacted here before.
+pub(crate) fn is_placeholder(text: &str) -> bool {
+    let rest = DEFAULT_TOKEN_PREFIXES
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .unwrap_or(text);
+    rest.strip_prefix(PLACEHOLDER)
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()))
+}
+
+/// What switches something on or off is no secret, and a replay without it would go another way.
+fn is_setting(text: &str) -> bool {
+    let is_number = text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number || ["true", "false", "yes", "no"].contains(&text.to_ascii_lowercase().as_str())
+}
+
+/// What follows `Bearer` and the like.
+fn credential(value: &str) -> &str {
+    match value.split_once(' ') {
+        Some((scheme, rest)) if scheme.bytes().all(|c| c.is_ascii_alphabetic()) => {
+            rest.trim_start()
+        }
+        _ => value,
+    }
+}
+
+/// Names and values of a URL's query, as they stand.
+fn parameters(url: &str) -> impl Iterator<Item = (&str, &str)> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split('#').next().unwrap_or(query);
+    query.split('&').filter_map(|pair| pair.split_once('='))
+}
+
+/// `%XX` and `+` as what they stand for; other bytes as they are.
+pub(crate) fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let hex = bytes
+            .get(at + 1..at + 3)
+            .and_then(|hex| std::str::from_utf8(hex).ok());
+        match (byte, hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(value)) => {
+                decoded.push(value);
+                at += 3;
+                continue;
+            }
+            (b'+', _) => decoded.push(b' '),
+            _ => decoded.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    crate::protocol::percent_encode(text, &mut encoded);
+    encoded
+}
+
+/// Inside of the quotes.
+fn json_escaped(text: &str) -> String {
+    let quoted = serde_json::to_string(text).unwrap_or_default();
+    let inner = quoted
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    inner.unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use serde_json::json;
+
+use super::*;
+
+fn redacted(redactor: &mut Redactor, body: &str) -> String {
+    String::from_utf8(redactor.json(body.as_bytes()).into_owned()).unwrap()
+}
+
+#[test]
+fn the_same_secret_is_the_same_placeholder() {
+    let mut redactor = Redactor::new();
+    let body = redacted(&mut redactor, r#"{ "token" : "glrt-abcdef", "x": 1.0 }"#);
+    assert_eq!(body, r#"{ "token" : "glrt-redacted-1", "x": 1.0 }"#);
+    assert_eq!(
+        redactor.text("is glrt-abcdef good?"),
+        "is glrt-redacted-1 good?"
+    );
+    assert_eq!(
+        redactor.header("JOB-TOKEN", "glrt-abcdef"),
+        "glrt-redacted-1"
+    );
+    assert_eq!(
+        redactor.header("Authorization", "Bearer glcbt-2_xyz"),
+        "Bearer glcbt-redacted-2"
+    );
+    // And once more, it stays.
+    assert_eq!(redacted(&mut redactor, &body), body);
+}
+
+#[test]
+fn secrets_of_a_payload_are_found_by_their_marks() {
+    let payload = json!({
+        "id": 7, "token": "eyJ.job.jwt",
+        "variables": [
+            { "key": "MASKED", "value": "hidden \"one\"\nline", "public": false, "masked": true },
+            { "key": "FILE", "value": "-----BEGIN KEY-----\nabc\n", "public": true, "file": true },
+            { "key": "PRIVATE", "value": "not for everybody", "public": false, "masked": false },
+            { "key": "CI_DEBUG_TRACE", "value": "true", "public": false, "masked": false },
+            { "key": "CI_JOB_TOKEN", "value": "eyJ.job.jwt", "public": true, "masked": false },
+            { "key": "CI_REPOSITORY_URL", "public": false, "masked": false,
+              "value": "https://gitlab-ci-token:eyJ.job.jwt@gitlab.example.com/a.git" },
+            { "key": "SHOWN", "value": "everybody may read this", "public": true, "masked": false },
+            { "key": "PIN", "value": "1", "public": false, "masked": true },
+        ],
+        "credentials": [{ "username": "me", "password": "registry-pass" }],
+        "secrets": { "A": { "vault": { "server": { "auth": { "data": { "jwt": "$ID_TOKEN" } } } } } },
+        "git_info": { "repo_url": "https://gitlab-ci-token:clone%2Fpass@gitlab.example.com/a.git" },
+    });
+    let mut redactor = Redactor::new();
+    let body = redacted(&mut redactor, &payload.to_string());
+    let after: serde_json::Value = serde_json::from_str(&body).unwrap();
+    for secret in [
+        "job.jwt",
+        "hidden",
+        "BEGIN",
+        "everybody\"",
+        "registry-pass",
+        "clone",
+        "not for",
+    ] {
+        assert!(!body.contains(secret), "{secret}: {body}");
+    }
+    assert_eq!(after["id"], 7);
+    assert_eq!(after["variables"][3]["value"], "true");
+    assert_eq!(after["variables"][4]["value"], after["token"]);
+    assert_eq!(after["variables"][6], payload["variables"][6]);
+    assert_eq!(after["secrets"], payload["secrets"]);
+    assert!(
+        after["variables"][7]["value"]
+            .as_str()
+            .unwrap()
+            .starts_with("redacted-")
+    );
+    let url = after["variables"][5]["value"].as_str().unwrap();
+    let token = after["token"].as_str().unwrap();
+    assert_eq!(
+        url,
+        format!("https://gitlab-ci-token:{token}@gitlab.example.com/a.git")
+    );
+    // In whatever form it shows up.
+    let log = "hidden \"one\"\nline";
+    assert!(redactor.text(log).starts_with("redacted-"));
+    assert!(
+        !redactor
+            .text(&json!({ "a": log }).to_string())
+            .contains("hidden")
+    );
+    assert!(!redactor.url("https://h/?x=clone%2Fpass").contains("clone"));
+}
+
+#[test]
+fn a_text_that_is_cut_or_no_json_is_redacted_too() {
+    let mut redactor = Redactor::new();
+    let cut = redacted(
+        &mut redactor,
+        r#"{"id":1,"token":"secret-token","variables":[{"key":"A","masked":true,"value":"masked-va"#,
+    );
+    assert!(
+        !cut.contains("secret-token") && !cut.contains("masked-va"),
+        "{cut}"
+    );
+    assert!(!redacted(&mut redactor, "<p>secret-token</p>").contains("secret"));
+    let bytes = redactor.bytes(b"\xff secret-token \xff").into_owned();
+    assert_eq!(bytes, b"\xff redacted-1 \xff");
+    for odd in [
+        "",
+        "\"",
+        "{\"",
+        "}}]",
+        "{\"token\":",
+        "\"\\",
+        "{\"token\":\"\\u12\"}",
+    ] {
+        redacted(&mut redactor, odd);
+    }
+}
+
+#[test]
+fn parameters_of_urls_are_secrets() {
+    let mut redactor = Redactor::new();
+    let url = redactor.url("https://s3.test/a.zip?X-Amz-Signature=abc%3Ddef&partNumber=1");
+    assert_eq!(
+        url,
+        "https://s3.test/a.zip?X-Amz-Signature=redacted-1&partNumber=1"
+    );
+    assert_eq!(redactor.text("abc=def"), "redacted-1");
+}
+
+#[test]
+fn it_can_be_switched_off_and_has_an_end() {
+    let mut off = Redactor::off();
+    let body = r#"{"token":"glrt-abcdef"}"#;
+    assert_eq!(redacted(&mut off, body), body);
+    let mut redactor = Redactor::new();
+    redactor.learn(&"x".repeat(MAX_BYTES + 1));
+    assert!(redactor.is_full());
+}
