@@ -31,10 +31,8 @@ impl JobMachine {
         let force_at = Some(core.now + core.config.cancel_grace);
         match &mut self.state {
             State::Committing => {}
-            State::Starting { force_at: at } => *at = force_at,
-            State::Stepping {
-                step, force_at: at, ..
-            } if step.phase == Phase::Script => {
+            State::Stepping { step, .. } if step.phase == Phase::AfterScript => return,
+            State::Starting { force_at: at } | State::Stepping { force_at: at, .. } => {
                 *at = force_at;
                 core.job(self.id, JobOutput::Cancel(CancelMode::Graceful));
             }
