@@ -26,6 +26,9 @@ Options:
 The first Ctrl-C (or SIGTERM) lets running jobs finish, the second cancels them, the third exits.
 Events are printed to stderr; RUST_LOG=debug shows more of them.
 
+The sources of a job come with git, as its variables GIT_STRATEGY, GIT_DEPTH and so on say; jobs that
+need none are quicker with GIT_STRATEGY=none.
+
 Jobs run as the user who started this program: serve only projects that you trust.
 ";
 

@@ -34,7 +34,7 @@ use crate::{
     adapter::{Adapter, unblock},
     artifact::Artifact,
     ids::JobId,
-    protocol::{DependencyInfo, Failure, InputInfo, InputValue, JobPayload},
+    protocol::{DependencyInfo, Failure, InputInfo, InputValue, JobPayload, ScriptStatus},
     spool::SpoolFile,
     sync::lock,
     trace::TraceStream,
@@ -264,6 +264,13 @@ impl Job {
     /// GitLab's name of the step that runs (`script`, `release`, `after_script`), if one does.
     pub fn current_step(&self) -> Option<Arc<str>> {
         lock(&self.state.0).step.clone()
+    }
+
+    /// How the job has gone so far: as `CI_JOB_STATUS` says it to scripts, and in
+    /// [`cleanup`](crate::JobHandler::cleanup) as it will be reported to GitLab, with artifacts that
+    /// could not be uploaded taken into account.
+    pub fn status(&self) -> ScriptStatus {
+        self.variables.status()
     }
 
     /// Fires when what runs now is to end: the making of the handler, in which nothing else tells of

@@ -173,6 +173,10 @@ impl JobVariables {
         lock(&self.now).status = status;
     }
 
+    pub(super) fn status(&self) -> ScriptStatus {
+        lock(&self.now).status
+    }
+
     pub(super) fn set_dirs(&self, project: &Path, temp: &Path) {
         lock(&self.now).seen = Some(Seen::at(project, temp));
     }

@@ -474,12 +474,11 @@ impl Driver {
             JobOutput::Note(text) => entry.log.note(text),
             JobOutput::CleanUp => {
                 entry.cancel = Cancel::default();
-                let cancel = entry.cancel.clone();
-                if entry
-                    .orders
-                    .unbounded_send(Order::CleanUp { cancel })
-                    .is_err()
-                {
+                let order = Order::CleanUp {
+                    status: self.machine.script_status(job).unwrap_or_default(),
+                    cancel: entry.cancel.clone(),
+                };
+                if entry.orders.unbounded_send(order).is_err() {
                     let trace = entry.log.finish();
                     self.inbox.job(job, JobInput::CleanedUp { trace });
                 }

@@ -113,6 +113,7 @@ pub(super) enum Order {
         cancel: Cancel,
     },
     CleanUp {
+        status: ScriptStatus,
         cancel: Cancel,
     },
 }
@@ -304,7 +305,8 @@ impl Task {
                     let outcome = collected(&log, &packed, artifact, ended);
                     duty.answer(JobInput::Collected { artifact, outcome });
                 }
-                Order::CleanUp { cancel } => {
+                Order::CleanUp { status, cancel } => {
+                    variables.set_status(status);
                     state.end_steps();
                     packed.set(None);
                     let cleanup = async { handler.cleanup().await };
