@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         // The demo shows what happens by itself.
-        Mode::Demo => start("error", || async { demo::run(Signals::new()?).await }),
+        Mode::Demo => start("error", || async { demo::run(Signals::new(None)?).await }),
         Mode::Serve(options) => start("warn,gitlab_runner=info", || serve(options)),
     };
     match result {
@@ -79,7 +79,7 @@ where
 
 /// Serves a real GitLab until told to stop.
 async fn serve(options: args::Serve) -> Result<bool, Box<dyn Error>> {
-    let signals = Signals::new()?;
+    let signals = Signals::new(options.drain_limit)?;
     let mut adapter = TokioHyper::builder();
     let mut builder = Runner::builder(options.url, options.token.expose(), options.build_dir);
     if let Some(file) = options.ca_file {
