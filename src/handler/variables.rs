@@ -205,6 +205,15 @@ impl JobVariables {
         self.expander().text(text).0
     }
 
+    /// The lines of a step as its handler gets them. GitLab writes those of `release` itself, and
+    /// leaves the references in them to the runner, as they may be in no shell's quotes.
+    pub(crate) fn lines_of(&self, step: &str, lines: Arc<[String]>) -> Arc<[String]> {
+        if step != "release" || !lines.iter().any(|line| has_references(line)) {
+            return lines;
+        }
+        lines.iter().map(|line| self.expand(line)).collect()
+    }
+
     /// All variables that count.
     pub(super) fn expander(&self) -> Expander<'_> {
         let now = lock(&self.now);

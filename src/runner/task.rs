@@ -280,8 +280,9 @@ impl Task {
                     status,
                     cancel,
                 } => {
-                    state.begin_step(name, cancel.graceful.clone());
                     variables.set_status(status);
+                    let script = variables.lines_of(&name, script);
+                    state.begin_step(name, cancel.graceful.clone());
                     let step = async { handler.step(&script, phase, &cancel.graceful).await };
                     let ended = supervise(&scope, &cancel.forced, step).await;
                     let result = step_result(&log, &state, ended);
