@@ -107,6 +107,10 @@ struct Serving {
 
 impl Serving {
     fn start(change: impl FnOnce(&mut MockGitlab)) -> Self {
+        Self::start_with(&[], change)
+    }
+
+    fn start_with(options: &[&str], change: impl FnOnce(&mut MockGitlab)) -> Self {
         let mut gitlab = MockGitlab::new(1);
         gitlab.add_runner(TOKEN);
         change(&mut gitlab);
@@ -121,6 +125,7 @@ impl Serving {
         command
             .args(["--url", &gitlab.url(), "--build-dir"])
             .arg(dir.path().join("builds"))
+            .args(options)
             .env("GITLAB_RUNNER_TOKEN", TOKEN)
             .env("RUST_LOG", "trace")
             .stderr(Stdio::piped())
@@ -169,10 +174,27 @@ impl Serving {
             .unwrap_or_else(|| panic!("never came: {what}"));
     }
 
-    fn until_logged(&self, job: JobId, text: &str) {
-        self.until(text, |gitlab| {
-            gitlab.report(job).unwrap().log_text().contains(text)
+    fn report_at_the_end(&self, job: JobId) -> JobReport {
+        self.until("the end of the job", |gitlab| {
+            gitlab.report(job).unwrap().is_finished()
         });
+        self.report(job)
+    }
+
+    /// Waits until a script has made the file `started`, which is sooner known than its log.
+    async fn until_started(&self) {
+        let started = self.path("started");
+        let there = async {
+            while !started.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LIMIT, there).await.expect("it never started");
+    }
+
+    /// A line of a script that makes it.
+    fn start_line(&self) -> String {
+        format!("touch '{}'", self.path("started").display())
     }
 
     fn signal(&self, signal: Signal) {
@@ -216,20 +238,16 @@ async fn the_first_signal_lets_running_jobs_finish() {
     let mut serving = Serving::start(|_| {});
     let go = serving.path("go");
     let job = serving.enqueue(JobSpec::script([
-        "echo started",
+        &serving.start_line(),
         &wait_for(&go),
         "echo ended",
     ]));
-    serving.until_logged(job, "started\n");
+    serving.until_started().await;
 
     serving.signal(Signal::TERM);
     serving.until_said("SIGTERM: asking for no more jobs").await;
     fs::write(go, "").unwrap();
-    serving.until("the end of the job", |gitlab| {
-        gitlab.report(job).unwrap().is_finished()
-    });
-
-    let report = serving.report(job);
+    let report = serving.report_at_the_end(job);
     let (status, _) = serving.ended().await;
     assert!(status.success(), "{status}");
     assert_eq!(report.status, JobStatus::Success);
@@ -253,11 +271,7 @@ async fn a_job_request_on_its_way_is_awaited_and_its_job_is_run() {
     serving.signal(Signal::INT);
     serving.until_said("SIGINT: asking for no more jobs").await;
     serving.gitlab.with(|gitlab, _| gitlab.slow = false);
-    serving.until("the end of the job", |gitlab| {
-        gitlab.report(job).unwrap().is_finished()
-    });
-
-    let report = serving.report(job);
+    let report = serving.report_at_the_end(job);
     let (status, _) = serving.ended().await;
     assert!(status.success(), "{status}");
     assert_eq!(report.status, JobStatus::Success);
@@ -276,21 +290,18 @@ async fn the_second_signal_cancels_running_jobs_and_reports_them() {
     let job = serving.enqueue(JobSpec::script([
         &format!("exec 9>'{}'", alive.display()),
         "trap '' TERM",
-        "sleep 600 & echo started",
+        "sleep 600 &",
+        &serving.start_line(),
         "sleep 600",
     ]));
-    serving.until_logged(job, "started\n");
+    serving.until_started().await;
     assert!(all_gone.try_recv().is_err());
 
     serving.signal(Signal::INT);
     serving.until_said("SIGINT: asking").await;
     serving.signal(Signal::INT);
     serving.until_said("SIGINT: cancelling").await;
-    serving.until("the end of the job", |gitlab| {
-        gitlab.report(job).unwrap().is_finished()
-    });
-
-    let report = serving.report(job);
+    let report = serving.report_at_the_end(job);
     let (status, _) = serving.ended().await;
     assert!(status.success(), "{status}");
     assert_eq!(report.status, JobStatus::Failed);
@@ -298,6 +309,57 @@ async fn the_second_signal_cancels_running_jobs_and_reports_them() {
     assert_eq!(report.checksum_matches(), Some(true));
     let all_gone = all_gone.recv_timeout(LIMIT);
     assert!(all_gone.is_ok(), "processes are left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_are_not_over_at_the_limit_are_reported() {
+    let mut serving = Serving::start_with(&["--drain-limit", "0"], |_| {});
+    let job = serving.enqueue(JobSpec::script([&serving.start_line(), "sleep 600"]));
+    serving.until_started().await;
+    serving.signal(Signal::TERM);
+    serving.until_said("running ones have 0 seconds").await;
+    let report = serving.report_at_the_end(job);
+    let (status, _) = serving.ended().await;
+    assert!(status.success(), "{status}");
+    assert_eq!(report.failure_reason.as_deref(), Some("runner_interrupted"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigquit_knows_no_limit() {
+    let mut serving = Serving::start_with(&["--drain-limit", "0"], |_| {});
+    let go = serving.path("go");
+    let job = serving.enqueue(JobSpec::script([serving.start_line(), wait_for(&go)]));
+    serving.until_started().await;
+    serving.signal(Signal::QUIT);
+    serving
+        .until_said("SIGQUIT: asking for no more jobs, running ones may finish")
+        .await;
+    fs::write(go, "").unwrap();
+    let report = serving.report_at_the_end(job);
+    let (status, _) = serving.ended().await;
+    assert!(status.success(), "{status}");
+    assert_eq!(report.status, JobStatus::Success);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_third_signal_exits_at_once() {
+    let mut serving = Serving::start(|_| {});
+    serving.enqueue(JobSpec::script([&serving.start_line(), "sleep 600"]));
+    serving.until_started().await;
+    // Nothing can be reported any more, so that an abort alone would take an hour.
+    serving
+        .gitlab
+        .with(|gitlab, _| gitlab.inner.settings_mut().migration_backoff = true);
+    for (signal, said) in [
+        (Signal::TERM, "SIGTERM: asking"),
+        (Signal::QUIT, "SIGQUIT: cancelling"),
+        (Signal::INT, "SIGINT: exiting"),
+    ] {
+        serving.signal(signal);
+        serving.until_said(said).await;
+    }
+    let (status, _) = serving.ended().await;
+    assert_eq!(status.code(), Some(1), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,6 +415,7 @@ async fn what_cannot_work_is_said_at_once() {
         (&["--url", "gitlab.example.com"], 2, "write https://"),
         (&["--token", TOKEN], 2, "--url"),
         (&["--url", url, "--concurrency", "0"], 2, "must be a number"),
+        (&["--url", url, "--drain-limit", "soon"], 2, "whole seconds"),
         (&["--url", url, "--nonsense"], 2, "unknown option"),
         (&["--url", url, "--token"], 2, "needs a value"),
         (&["--url", "ftp://127.0.0.1"], 1, "use `https://`"),

@@ -1,6 +1,6 @@
 //! The command line, by hand: a handful of options needs no crate.
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use gitlab_runner::Secret;
 use url::{ParseError, Url};
@@ -20,11 +20,16 @@ Options:
                      see it in `ps`: better put it into the variable GITLAB_RUNNER_TOKEN
   --concurrency N    How many jobs may run at the same time [4]
   --build-dir DIR    Where the jobs run, each in a directory of its own [builds]
+  --drain-limit SEC  How long running jobs may take to finish after the first Ctrl-C or SIGTERM
   --ca-file FILE     Trust the certificates in this PEM file besides those of the system
   --help             This text
 
-The first Ctrl-C (or SIGTERM) lets running jobs finish, the second cancels them, the third exits.
+The first Ctrl-C (or SIGTERM, or SIGQUIT, for which there is no limit) lets running jobs finish, the
+second cancels them, the third exits.
 Events are printed to stderr; RUST_LOG=debug shows more of them.
+
+The sources of a job come with git, as its variables GIT_STRATEGY, GIT_DEPTH and so on say; jobs that
+need none are quicker with GIT_STRATEGY=none.
 
 Jobs run as the user who started this program: serve only projects that you trust.
 ";
@@ -43,6 +48,7 @@ pub(crate) struct Serve {
     pub(crate) token: Secret,
     pub(crate) concurrency: usize,
     pub(crate) build_dir: PathBuf,
+    pub(crate) drain_limit: Option<Duration>,
     pub(crate) ca_file: Option<PathBuf>,
 }
 
@@ -56,7 +62,8 @@ pub(crate) fn parse(
 ) -> Result<Mode, String> {
     let mut args = args.into_iter();
     let (mut url, mut token) = (None, None);
-    let (mut concurrency, mut build_dir, mut ca_file) = (None, None, None);
+    let (mut concurrency, mut build_dir) = (None, None);
+    let (mut drain_limit, mut ca_file) = (None, None);
     while let Some(arg) = args.next() {
         let arg = text(arg, "an argument")?;
         let (name, value) = match arg.split_once('=') {
@@ -71,6 +78,7 @@ pub(crate) fn parse(
             "--token" => &mut token,
             "--concurrency" => &mut concurrency,
             "--build-dir" => &mut build_dir,
+            "--drain-limit" => &mut drain_limit,
             "--ca-file" => &mut ca_file,
             // What does not look like an option may be a token in the wrong place.
             _ if name.starts_with("--") => return Err(format!("unknown option {name:?}")),
@@ -84,7 +92,7 @@ pub(crate) fn parse(
     }
 
     let Some(url) = url else {
-        let others = [token, concurrency, build_dir, ca_file];
+        let others = [token, concurrency, build_dir, drain_limit, ca_file];
         return match others.iter().any(Option::is_some) {
             true => Err("options need --url; without any there is a demo".to_owned()),
             false => Ok(Mode::Demo),
@@ -112,11 +120,20 @@ pub(crate) fn parse(
             .map_err(|_| "--concurrency must be a number, 1 or more".to_owned())?
             .get(),
     };
+    let drain_limit = match drain_limit {
+        None => None,
+        Some(seconds) => {
+            let seconds = text(seconds, "--drain-limit")?.parse();
+            let seconds = seconds.map_err(|_| "--drain-limit must be whole seconds".to_owned())?;
+            Some(Duration::from_secs(seconds))
+        }
+    };
     Ok(Mode::Serve(Serve {
         url,
         token: Secret::new(token.trim()),
         concurrency,
         build_dir: build_dir.map_or_else(|| PathBuf::from("builds"), PathBuf::from),
+        drain_limit,
         ca_file: ca_file.map(PathBuf::from),
     }))
 }

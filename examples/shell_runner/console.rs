@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use gitlab_runner::mock::{JobReport, JobStatus};
 
 /// Lines of one log that are shown; of the rest only the numbers.
-const SHOWN_LINES: usize = 12;
+const SHOWN_LINES: usize = 30;
 
 /// What was shown of one job so far.
 pub(crate) struct View {
@@ -69,6 +69,7 @@ impl View {
 
     fn line(&self, line: &str, screen: &mut String) {
         screen.push_str(&self.prefix);
+        let line = &without_markers(line);
         match self.colours {
             true => screen.push_str(line),
             false => screen.extend(without_escapes(line)),
@@ -83,6 +84,17 @@ pub(crate) fn print(text: &str) {
     let _ = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
+}
+
+/// The line without the markers of sections, which GitLab's viewer does not show either.
+fn without_markers(line: &str) -> String {
+    const END: &str = "\r\u{1b}[0K";
+    line.split_inclusive(END)
+        .filter_map(|part| match part.find("section_") {
+            Some(at) if part.ends_with(END) => part.get(..at),
+            _ => Some(part),
+        })
+        .collect()
 }
 
 /// The text without colours and the like (`ESC [ ... letter`).

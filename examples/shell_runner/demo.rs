@@ -4,7 +4,7 @@ use std::{error::Error, time::Duration};
 
 use gitlab_runner::{
     JobId, Runner, RunnerHandle,
-    mock::{JobReport, MockGitlab, PipelineSpec, http::Loopback},
+    mock::{JobReport, MockGitlab, PipelineError, PipelineSpec, http::Loopback},
 };
 use tokio::time::{Instant, sleep};
 
@@ -12,12 +12,12 @@ use crate::{
     console::{self, View},
     environment,
     expect::Expected,
-    pipeline,
+    pipeline::{self, TOKEN},
+    repository::{Repository, WithRepository},
     shell::Shell,
     signals::Signals,
 };
 
-const TOKEN: &str = "glrt-a-token-for-the-demo";
 const SEED: u64 = 1;
 
 /// As many jobs as can run side by side.
@@ -39,10 +39,22 @@ struct Job {
 
 /// Runs the demo. Gives whether everything is at GitLab as it should be.
 pub(crate) async fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
+    let repository = Repository::new()?;
+    if repository.is_none() {
+        console::print(
+            "!!! There is no git on this machine: the jobs run without sources, and the job that is \
+             about them is left out.\n\n",
+        );
+    }
     let mut gitlab = MockGitlab::new(SEED);
     gitlab.add_runner(TOKEN);
-    let mut jobs = enqueue(&mut gitlab)?;
-    let gitlab = Loopback::start(gitlab)?;
+    let gitlab = Loopback::start(WithRepository {
+        server: gitlab,
+        repository: repository.clone(),
+    })?;
+    let url = gitlab.url();
+    let jobs = gitlab.with(|gitlab, _| enqueue(&mut gitlab.server, &url, repository.as_ref()));
+    let mut jobs = jobs?;
     let build_dir = tempfile::tempdir()?;
     console::print(&format!(
         "A simulated GitLab is at {}, with {} jobs in its queue.\n\
@@ -71,37 +83,61 @@ pub(crate) async fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
         () = signals.stop(handle.clone()) => return Ok(false),
     }
 
-    Ok(gitlab.with(|gitlab, _| summary(gitlab, &jobs)))
+    Ok(gitlab.with(|gitlab, _| summary(&gitlab.server, &jobs)))
 }
 
-fn enqueue(gitlab: &mut MockGitlab) -> Result<Vec<Job>, Box<dyn Error>> {
-    let cases = pipeline::cases();
-    let specs = cases
-        .iter()
-        .map(|(name, case)| case.spec.clone().name(*name));
-    let ids = gitlab.enqueue_pipeline(PipelineSpec::new(specs))?;
-    let width = cases.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let jobs = cases.into_iter().zip(ids).map(|((name, case), id)| {
-        // Somebody looks at the log, so GitLab wants it every 3 seconds instead of every minute.
-        gitlab.watch(id, true);
-        Job {
-            id,
-            name,
-            expected: case.expected,
-            cancel_at: case.cancel_at,
-            view: View::new(name, width),
+fn enqueue(
+    gitlab: &mut MockGitlab,
+    url: &str,
+    repository: Option<&Repository>,
+) -> Result<Vec<Job>, PipelineError> {
+    let cases = pipeline::cases(repository);
+    let specs = cases.iter().map(|(name, case)| {
+        let spec = case.spec.clone().name(*name);
+        match repository.cloned() {
+            Some(repository) => {
+                let url = url.to_owned();
+                spec.payload_override(move |payload| repository.tell(&url, payload))
+            }
+            None => spec.variable("GIT_STRATEGY", "none"),
         }
     });
+    let ids = gitlab.enqueue_pipeline(PipelineSpec::new(specs))?;
+    let width = cases.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let names: Vec<&str> = cases.iter().map(|(name, _)| *name).collect();
+    let numbers: Vec<_> = names.into_iter().zip(ids).collect();
+    let jobs = cases
+        .into_iter()
+        .zip(&numbers)
+        .map(|((name, case), (_, id))| {
+            let id = *id;
+            // Somebody looks at the log, so GitLab wants it every 3 seconds instead of every minute.
+            gitlab.watch(id, true);
+            Job {
+                id,
+                name,
+                expected: numbers.iter().fold(case.expected, |expected, (name, id)| {
+                    expected.numbered(name, *id)
+                }),
+                cancel_at: case.cancel_at,
+                view: View::new(name, width),
+            }
+        });
     Ok(jobs.collect())
 }
 
 /// Shows what happens, and cancels what is to be cancelled, until all jobs are finished (true) or
 /// there is no point in waiting any longer.
-async fn watch(gitlab: &Loopback<MockGitlab>, jobs: &mut [Job], runner: &RunnerHandle) -> bool {
+async fn watch(
+    gitlab: &Loopback<WithRepository<MockGitlab>>,
+    jobs: &mut [Job],
+    runner: &RunnerHandle,
+) -> bool {
     let started = Instant::now();
     loop {
         let mut screen = String::new();
         let idle = gitlab.with(|gitlab, _| {
+            let gitlab = &mut gitlab.server;
             for job in &mut *jobs {
                 let Some(report) = gitlab.report(job.id) else {
                     continue;

@@ -6,7 +6,10 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
-use gitlab_runner::mock::{ArtifactReport, JobReport, JobStatus};
+use gitlab_runner::{
+    JobId,
+    mock::{ArtifactReport, JobReport, JobStatus},
+};
 
 /// What must be stored of one job.
 pub(crate) struct Expected {
@@ -27,6 +30,16 @@ impl Expected {
             failure_reason: None,
             artifacts: Vec::new(),
             log: Box::new(move |_| log.clone()),
+        }
+    }
+
+    /// The same with the number of a job where its name stands in parentheses.
+    pub(crate) fn numbered(self, name: &'static str, job: JobId) -> Self {
+        let log = self.log;
+        let number = move |ticks| log(ticks).mask(&format!("({name})"), &format!("({job})"));
+        Self {
+            log: Box::new(number),
+            ..self
         }
     }
 
@@ -52,21 +65,43 @@ impl Expected {
             &report.failure_reason.as_deref(),
             &self.failure_reason,
         );
-        let checksum = format!("crc32:{:08x}", crc32(&log));
+        let checksum = format!("crc32:{:08x}", crc32(&report.log));
         compare(
             "checksum",
             &report.reported_checksum.as_deref(),
             &Some(checksum.as_str()),
         );
-        compare("size", &report.reported_bytesize, &Some(log.len()));
+        compare("size", &report.reported_bytesize, &Some(report.log.len()));
         compare("number of final updates", &report.final_updates, &1);
         let artifacts: Vec<Artifact> = report.artifacts.iter().map(Artifact::read).collect();
         compare("list of artifacts", &artifacts, &self.artifacts);
-        if report.log != log {
-            found.push(difference(&report.log, &log));
+        let stored = without_times(&report.log_text());
+        if stored.as_bytes() != log {
+            found.push(difference(stored.as_bytes(), &log));
         }
         found
     }
+}
+
+/// The log with 0 for the times in the markers of its sections.
+fn without_times(log: &str) -> String {
+    let mut text = String::new();
+    let mut rest = log;
+    while let Some(at) = rest.find("section_") {
+        let (before, marker) = rest.split_at(at);
+        text += before;
+        let kind = ["section_start:", "section_end:"]
+            .into_iter()
+            .find(|kind| marker.starts_with(kind))
+            .unwrap_or("section_");
+        text += kind;
+        rest = &marker[kind.len()..];
+        if kind.ends_with(':') {
+            rest = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            text.push('0');
+        }
+    }
+    text + rest
 }
 
 /// What must be stored of one artifact.
@@ -154,9 +189,46 @@ impl Log {
         self
     }
 
-    /// The title of the second part.
+    /// The beginning of a part that can be folded.
+    pub(crate) fn section(mut self, name: &str, title: &str) -> Self {
+        let _ = write!(self.0, "section_start:0:{name}\r\u{1b}[0K");
+        let _ = writeln!(self.0, "\u{1b}[0K\u{1b}[36;1m{title}\u{1b}[0;m\u{1b}[0;m");
+        self
+    }
+
+    /// Its end.
+    pub(crate) fn end(mut self, name: &str) -> Self {
+        let _ = write!(self.0, "section_end:0:{name}\r\u{1b}[0K");
+        self
+    }
+
+    /// The beginning of the script.
+    pub(crate) fn script(self) -> Self {
+        let title = "Executing \"step_script\" stage of the job script";
+        self.section("step_script", title)
+    }
+
+    pub(crate) fn end_of_script(self) -> Self {
+        self.end("step_script")
+    }
+
     pub(crate) fn after_script(self) -> Self {
-        self.output("\u{1b}[36;1mRunning after_script\u{1b}[0;m\n")
+        self.section("after_script", "Running after_script")
+            .info("Running after script...")
+    }
+
+    pub(crate) fn end_of_after_script(self) -> Self {
+        self.end("after_script")
+    }
+
+    /// A line of the runner that is nothing special.
+    pub(crate) fn plain(self, text: &str) -> Self {
+        self.output(&format!("\u{1b}[0K{text}\u{1b}[0;m\n"))
+    }
+
+    /// A line of the runner in green.
+    pub(crate) fn info(self, text: &str) -> Self {
+        self.output(&format!("\u{1b}[32;1m{text}\u{1b}[0;m\n"))
     }
 
     /// What the runner says of an artifact: what its patterns found, and that it was uploaded.
@@ -174,10 +246,20 @@ impl Log {
     }
 
     pub(crate) fn succeeded(self) -> Self {
-        self.output("\u{1b}[32;1mJob succeeded\u{1b}[0;m\n")
+        self.cleaned_up().info("Job succeeded")
     }
 
     pub(crate) fn failed(self, why: &str) -> Self {
+        self.cleaned_up().error(why)
+    }
+
+    pub(crate) fn cleaned_up(self) -> Self {
+        let title = "Cleaning up project directory and file based variables";
+        self.section("cleanup_file_variables", title)
+            .end("cleanup_file_variables")
+    }
+
+    pub(crate) fn error(self, why: &str) -> Self {
         self.output(&format!("\u{1b}[31;1mERROR: Job failed: {why}\u{1b}[0;m\n"))
     }
 

@@ -7,19 +7,24 @@
 //!
 //! Without arguments it starts a simulated GitLab in the same process, queues a pipeline there, runs
 //! it with real shells, and compares what that GitLab has stored in the end with what it should
-//! have. `shell.rs` is what to read first: the handler. `process.rs` is how it runs bash.
+//! have. `shell.rs` is what to read first: the handler. `sources` gets what it works on with git,
+//! `bash.rs` and `process.rs` are how it runs scripts, and `signals.rs` is how it ends.
 
 mod args;
+mod bash;
 mod console;
 mod demo;
 mod environment;
 mod expect;
+mod log;
 mod pipeline;
 mod process;
+mod repository;
 mod shell;
 mod signals;
+mod sources;
 
-use std::{env, error::Error, io, process::ExitCode, sync::Arc, time::Duration};
+use std::{env, error::Error, io, path, process::ExitCode, sync::Arc, time::Duration};
 
 use gitlab_runner::{Runner, adapter::TokioHyper};
 use tokio::runtime::Runtime;
@@ -42,7 +47,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         // The demo shows what happens by itself.
-        Mode::Demo => start("error", || async { demo::run(Signals::new()?).await }),
+        Mode::Demo => start("error", || async { demo::run(Signals::new(None)?).await }),
         Mode::Serve(options) => start("warn,gitlab_runner=info", || serve(options)),
     };
     match result {
@@ -74,12 +79,15 @@ where
 
 /// Serves a real GitLab until told to stop.
 async fn serve(options: args::Serve) -> Result<bool, Box<dyn Error>> {
-    let signals = Signals::new()?;
+    let signals = Signals::new(options.drain_limit)?;
     let mut adapter = TokioHyper::builder();
+    let mut builder = Runner::builder(options.url, options.token.expose(), options.build_dir);
     if let Some(file) = options.ca_file {
+        // Git needs it too, and is elsewhere.
+        let absolute = path::absolute(&file)?;
+        builder = builder.variable("CI_SERVER_TLS_CA_FILE", absolute.display().to_string());
         adapter = adapter.ca_file(file);
     }
-    let builder = Runner::builder(options.url, options.token.expose(), options.build_dir);
     let mut runner = environment::shared(builder)
         .adapter(Arc::new(adapter.build()?))
         .timestamps(true)
@@ -88,7 +96,7 @@ async fn serve(options: args::Serve) -> Result<bool, Box<dyn Error>> {
         .await;
     let handle = runner.handle();
     tokio::select! {
-        result = runner.run(Shell::start_with_sections, options.concurrency) => {
+        result = runner.run(Shell::start, options.concurrency) => {
             result?;
             Ok(true)
         }

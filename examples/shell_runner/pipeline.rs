@@ -2,7 +2,15 @@
 
 use gitlab_runner::mock::{ArtifactSpec, JobSpec, JobStatus};
 
-use crate::expect::{Artifact, Expected, Log};
+use rustix::system::uname;
+
+use crate::{
+    expect::{Artifact, Expected, Log},
+    repository::Repository,
+};
+
+/// The token of the runner that runs them. Its log shows the beginning of what is behind `glrt-`.
+pub(crate) const TOKEN: &str = "glrt-a-token-for-the-demo";
 
 /// A job, and what must be stored of it in the end.
 pub(crate) struct Case {
@@ -12,26 +20,103 @@ pub(crate) struct Case {
     pub(crate) cancel_at: Option<&'static str>,
 }
 
-pub(crate) fn cases() -> Vec<(&'static str, Case)> {
-    vec![
-        ("hello", hello()),
-        ("failing", failing()),
-        ("secrets", secrets()),
-        ("config", config()),
-        ("long-log", long_log()),
-        ("endless", endless()),
-        ("too-slow", too_slow()),
-        ("deploy", deploy()),
-    ]
+/// All of them, with sources from `repository`; none without git.
+pub(crate) fn cases(repository: Option<&Repository>) -> Vec<(&'static str, Case)> {
+    let began = || began(repository, 20, "");
+    let mut cases = vec![
+        ("hello", hello(self::began(repository, 20, LEFT_OUT))),
+        ("failing", failing(began())),
+        ("secrets", secrets(began())),
+        ("config", config(began())),
+        ("long-log", long_log(began())),
+        ("endless", endless(began())),
+        ("too-slow", too_slow(began())),
+        ("deploy", deploy(began())),
+    ];
+    if let Some(repository) = repository {
+        cases.push(("sources", sources(repository)));
+    }
+    cases
+}
+
+/// What is said of the variables of the first job.
+const LEFT_OUT: &str = "\u{1b}[0;33mWARNING: variables that no shell can be given are left out: \
+     \"no-name-for-bash\" (no name for a shell)\u{1b}[0;m\n";
+
+/// What is in the log before the script. `warned` is what it says before it gets the sources.
+fn began(repository: Option<&Repository>, depth: u64, warned: &str) -> Log {
+    got_sources(
+        Log::new()
+            .plain(concat!(
+                "Running with shell_runner ",
+                env!("CARGO_PKG_VERSION")
+            ))
+            .plain("  on a-token-f")
+            .section("prepare_executor", "Preparing the \"shell\" executor")
+            .plain("Using Shell (bash) executor...")
+            .end("prepare_executor")
+            .section("prepare_script", "Preparing environment")
+            .plain(&format!(
+                "Running on {}...",
+                uname().nodename().to_string_lossy()
+            ))
+            .end("prepare_script")
+            .section("get_sources", "Getting source from Git repository")
+            .output(warned),
+        repository,
+        depth,
+    )
+    .end("get_sources")
+}
+
+fn got_sources(log: Log, repository: Option<&Repository>, depth: u64) -> Log {
+    let Some(repository) = repository else {
+        return log
+            .info("Skipping Git repository setup")
+            .info("Skipping Git checkout")
+            .info("Skipping Git submodules setup");
+    };
+    let sha = &repository.sha[..8];
+    log.info(&format!(
+        "Fetching changes with git depth set to {depth}..."
+    ))
+    .info("Created fresh repository.")
+    .info(&format!(
+        "Checking out {sha} as detached HEAD (ref is main)..."
+    ))
+    .info("Skipping Git submodules setup")
+}
+
+/// The sources are those that the job is for, and no more of them than it wants. What git needs to
+/// reach them once more is where nobody else can see it.
+fn sources(repository: &Repository) -> Case {
+    let (script, log) = lines(
+        began(Some(repository), 2, "").script(),
+        &[
+            ("cat README", "the third version\n"),
+            ("git log --format=%s", "third\nsecond\n"),
+            ("test \"$(git rev-parse HEAD)\" = \"$CI_COMMIT_SHA\"", ""),
+            ("git status --short", ""),
+            (
+                "git fetch --quiet origin main && echo fetched again",
+                "fetched again\n",
+            ),
+            ("! grep -rq \"$CI_JOB_TOKEN\" .git", ""),
+        ],
+    );
+    Case {
+        spec: JobSpec::script(script)
+            .variable("GIT_DEPTH", "2")
+            .variable("CI_COMMIT_SHA", &repository.sha),
+        expected: Expected::success(log.end_of_script().succeeded()),
+        cancel_at: None,
+    }
 }
 
 /// Variables, the order of stdout and stderr, and what after_script knows.
-fn hello() -> Case {
+fn hello(began: Log) -> Case {
     let (script, log) = lines(
-        Log::new().output(
-            "\u{1b}[0;33mWARNING: variables that no shell can be given are left out: \
-             \"no-name-for-bash\" (no name for a shell)\u{1b}[0;m\n",
-        ),
+        began.script(),
         &[
             (
                 "echo \"$GREETING, from $CI_JOB_NAME\"",
@@ -46,7 +131,7 @@ fn hello() -> Case {
         ],
     );
     let (after, log) = lines(
-        log.after_script(),
+        log.end_of_script().after_script(),
         &[(
             "echo \"the job's status is $CI_JOB_STATUS\"",
             "the job's status is success\n",
@@ -59,17 +144,20 @@ fn hello() -> Case {
             .variable("WHOM", "everybody")
             .variable("WHOM", "world")
             .variable("no-name-for-bash", "left out"),
-        expected: Expected::success(log.succeeded()),
+        expected: Expected::success(log.end_of_after_script().succeeded()),
         cancel_at: None,
     }
 }
 
 /// The first line that fails ends the script, and its exit code is reported.
-fn failing() -> Case {
-    let (mut script, log) = lines(Log::new(), &[("echo before", "before\n"), ("(exit 3)", "")]);
+fn failing(began: Log) -> Case {
+    let (mut script, log) = lines(
+        began.script(),
+        &[("echo before", "before\n"), ("(exit 3)", "")],
+    );
     script.push("echo never reached");
     let (after, log) = lines(
-        log.after_script(),
+        log.end_of_script().after_script(),
         &[(
             "echo \"the job's status is $CI_JOB_STATUS\"",
             "the job's status is failed\n",
@@ -81,17 +169,17 @@ fn failing() -> Case {
             status: JobStatus::Failed,
             exit_code: Some(3),
             failure_reason: Some("script_failure"),
-            ..Expected::success(log.failed("exit code 3"))
+            ..Expected::success(log.end_of_after_script().failed("exit code 3"))
         },
         cancel_at: None,
     }
 }
 
 /// Nothing secret gets into the log, however it is written.
-fn secrets() -> Case {
+fn secrets(began: Log) -> Case {
     const PASSWORD: &str = "correct-horse-battery";
     let (script, log) = lines(
-        Log::new(),
+        began.script(),
         &[
             (
                 "echo \"The password is $PASSWORD.\"",
@@ -124,16 +212,16 @@ fn secrets() -> Case {
         .mask("glpat-0123456789abcdefghij", "glpat-[MASKED]");
     Case {
         spec: JobSpec::script(script).masked_variable("PASSWORD", PASSWORD),
-        expected: Expected::success(log.succeeded()),
+        expected: Expected::success(log.end_of_script().succeeded()),
         cancel_at: None,
     }
 }
 
 /// A variable of type file, whose value is the path of a file that only the job's user can read, and
 /// files that stay: an archive and two reports.
-fn config() -> Case {
+fn config(began: Log) -> Case {
     let (script, log) = lines(
-        Log::new(),
+        began.script(),
         &[
             ("cat \"$CONFIG\"", "[server]\nport = 8080\n"),
             ("ls -l \"$CONFIG\" | cut -c1-10", "-rw-------\n"),
@@ -151,9 +239,15 @@ fn config() -> Case {
         ],
     );
     let log = log
+        .end_of_script()
+        .section(
+            "upload_artifacts_on_success",
+            "Uploading artifacts for successful job",
+        )
         .uploaded("archive", &["out/: found 3", "**/*.o: excluded 1"])
         .uploaded("junit", &["*.xml: found 2"])
-        .uploaded("codequality", &["quality.json: found 1"]);
+        .uploaded("codequality", &["quality.json: found 1"])
+        .end("upload_artifacts_on_success");
     Case {
         spec: JobSpec::script(script)
             .file_variable("CONFIG", "[server]\nport = 8080\n")
@@ -177,36 +271,34 @@ fn config() -> Case {
 }
 
 /// More than one request can carry.
-fn long_log() -> Case {
+fn long_log(began: Log) -> Case {
     const SCRIPT: &str = "for i in {1..40000}; do printf \
         '%05d of 40000: the quick brown fox jumps over the lazy dog, again and again\\n' $i; done";
     let line = |i| {
         format!("{i:05} of 40000: the quick brown fox jumps over the lazy dog, again and again\n")
     };
     let output: String = (1..=40_000).map(line).collect();
-    let (script, log) = lines(Log::new(), &[(SCRIPT, &output)]);
+    let (script, log) = lines(began.script(), &[(SCRIPT, &output)]);
     Case {
         spec: JobSpec::script(script),
-        expected: Expected::success(log.succeeded()),
+        expected: Expected::success(log.end_of_script().succeeded()),
         cancel_at: None,
     }
 }
 
 /// Would run for ever, and is cancelled: it gets SIGTERM and the time to say so.
-fn endless() -> Case {
+fn endless(began: Log) -> Case {
     const TRAP: &str = "trap 'echo got SIGTERM, cleaning up; exit 143' TERM";
     // The braces keep bash itself from writing about the `sleep` that the same signal ends.
     const LOOP: &str = "for i in {1..600}; do echo \"tick $i\"; { sleep 1; } 2>/dev/null; done";
     const AFTER: &str = "echo \"the job's status is $CI_JOB_STATUS\"";
-    let log = |ticks| {
+    let log = move |ticks| {
         let ticks: String = (1..=ticks).map(|i| format!("tick {i}\n")).collect();
         let output = ticks + "got SIGTERM, cleaning up\n";
-        let (_, log) = lines(Log::new(), &[(TRAP, ""), (LOOP, &output)]);
-        lines(
-            log.after_script(),
-            &[(AFTER, "the job's status is canceled\n")],
-        )
-        .1
+        let (_, log) = lines(began.clone().script(), &[(TRAP, ""), (LOOP, &output)]);
+        let canceled = "the job's status is canceled\n";
+        let (_, log) = lines(log.end_of_script().after_script(), &[(AFTER, canceled)]);
+        log.end_of_after_script().cleaned_up().error("canceled")
     };
     Case {
         spec: JobSpec::script([TRAP, LOOP]).after_script([AFTER]),
@@ -222,9 +314,9 @@ fn endless() -> Case {
 }
 
 /// Takes longer than it may. Then there is no time for after_script either.
-fn too_slow() -> Case {
+fn too_slow(began: Log) -> Case {
     let (script, log) = lines(
-        Log::new(),
+        began.script(),
         &[
             ("echo this will take a while", "this will take a while\n"),
             ("exec sleep 600", ""),
@@ -238,16 +330,24 @@ fn too_slow() -> Case {
             status: JobStatus::Failed,
             exit_code: None,
             failure_reason: Some("job_execution_timeout"),
-            ..Expected::success(log.failed("execution took longer than 3 seconds"))
+            ..Expected::success(
+                log.error("execution took longer than 3 seconds")
+                    .end_of_script()
+                    .cleaned_up(),
+            )
         },
         cancel_at: None,
     }
 }
 
 /// Runs after others have succeeded, with what one of them left.
-fn deploy() -> Case {
+fn deploy(began: Log) -> Case {
     let (script, log) = lines(
-        Log::new().output("Downloading artifacts for config\n"),
+        began
+            .section("download_artifacts", "Downloading artifacts")
+            .info("Downloading artifacts for config (config)...")
+            .end("download_artifacts")
+            .script(),
         &[
             (
                 "echo \"$CI_JOB_STAGE: $(cat out/result.txt)\"",
@@ -262,7 +362,7 @@ fn deploy() -> Case {
             .stage("deploy")
             .needs(["hello", "secrets", "config", "long-log"])
             .dependencies(["config"]),
-        expected: Expected::success(log.succeeded()),
+        expected: Expected::success(log.end_of_script().succeeded()),
         cancel_at: None,
     }
 }

@@ -1,7 +1,9 @@
 //! One process group: its output as it comes, a polite end on cancel, and nothing left behind.
 
 use std::{
-    io,
+    env, io,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -33,13 +35,15 @@ const BUFFER: usize = 64 * 1024;
 /// `cancel` fires the group gets SIGTERM and, if that does not help, SIGKILL. Dropping the future
 /// kills the group at once.
 ///
+/// Gives the exit code, as shells do: 128 and its number for a signal.
+///
 /// # Errors
 /// If the program cannot be started, or its output cannot be read.
 pub(crate) async fn run(
     mut command: Command,
     cancel: &CancellationToken,
     mut output: impl FnMut(&[u8]) + Send,
-) -> io::Result<ExitStatus> {
+) -> io::Result<i32> {
     let (reader, writer) = io::pipe()?;
     let mut reader = pipe::Receiver::from_owned_fd(reader.into())?;
     command
@@ -90,7 +94,18 @@ pub(crate) async fn run(
         output(&buffer[..n]);
         left = left.saturating_sub(n);
     }
-    group.reap().await
+    let ended = group.reap().await?;
+    let by_signal = || ended.signal().map(|signal| 128 + signal);
+    Ok(ended.code().or_else(by_signal).unwrap_or(1))
+}
+
+/// This program on our own `PATH`: that of a job may lead anywhere.
+pub(crate) fn find(program: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut candidates = env::split_paths(&path).map(|dir| dir.join(program));
+    candidates
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| program.into())
 }
 
 /// A process group with its leader as our child. Dropping it kills all of it.

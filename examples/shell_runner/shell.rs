@@ -1,27 +1,27 @@
 //! The handler: what a job is, on this runner.
 
 use std::{
-    env,
     error::Error,
     io,
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
 };
 
 use gitlab_runner::{
     CancellableJobHandler, Failure, FailureReason, JobResult, Phase,
     artifact::{DirectoryFiles, DiskFile, ExtractLimits},
-    job::Job,
+    job::{Job, Section},
     outputln,
+    protocol::ScriptStatus,
 };
-use tokio::{fs, process::Command};
+use rustix::system::uname;
+use tokio::fs;
 use tokio_util::sync::CancellationToken;
 
-use crate::process;
-
-/// Where the lines of a step are, among the temporary files of the job, which only we can read. No
-/// variable has such a name.
-const SCRIPT_FILE: &str = "step.sh";
+use crate::{
+    bash,
+    log::{self, Stage, section},
+    sources::{self, Git},
+};
 
 /// Runs the steps of one job with bash, in a directory of the job's own.
 #[derive(Debug)]
@@ -29,9 +29,11 @@ pub(crate) struct Shell {
     job: Job,
     /// The job's build directory, without symbolic links in its path: that of the project.
     project: PathBuf,
+    /// What the scripts need to reach the repository.
+    git: Option<Git>,
     outcome: Outcome,
-    /// Whether each step is a section of the log.
-    sections: bool,
+    /// The section of the log that tells of the artifacts, once there is one.
+    uploading: Option<Section>,
 }
 
 /// How the script has ended so far.
@@ -45,43 +47,42 @@ enum Outcome {
 }
 
 impl Shell {
-    /// Makes what all steps of the job need.
+    /// Makes what all steps of the job need: its directories, its sources, and what earlier jobs left
+    /// for it.
     pub(crate) async fn start(job: Job) -> Result<Self, ()> {
+        log::plain(
+            &job,
+            concat!("Running with shell_runner ", env!("CARGO_PKG_VERSION")),
+        );
+        let who = job.expand("$CI_RUNNER_DESCRIPTION $CI_RUNNER_SHORT_TOKEN");
+        log::plain(&job, &format!("  on {}", who.trim()));
+        let executor = section(&job, Stage::PrepareExecutor);
+        log::plain(&job, "Using Shell (bash) executor...");
+        executor.end();
+
+        let environment = section(&job, Stage::PrepareScript);
+        let host = uname().nodename().to_string_lossy().into_owned();
+        log::plain(&job, &format!("Running on {host}..."));
         let project = Self::prepare(&job).await.map_err(|error| {
-            job.trace(format!("The job's directory cannot be prepared: {error}\n"));
+            let text = format!("the job's directory cannot be prepared: {error}");
+            log::error(&job, &text);
         })?;
-        Self::fetch(&job, &project)
-            .await
-            .map_err(|error| job.trace(format!("{error}\n")))?;
+        environment.end();
+
+        let getting = section(&job, Stage::GetSources);
+        let git = sources::get(&job, &project).await?;
+        getting.end();
+
+        Self::fetch(&job, &project).await.map_err(|error| {
+            log::error(&job, &error.to_string());
+        })?;
         Ok(Self {
             job,
             project,
+            git,
             outcome: Outcome::Running,
-            sections: false,
+            uploading: None,
         })
-    }
-
-    /// The same, with a log that can be folded. The times in it make it a bad one to compare.
-    pub(crate) async fn start_with_sections(job: Job) -> Result<Self, ()> {
-        let shell = Self::start(job).await?;
-        Ok(Self {
-            sections: true,
-            ..shell
-        })
-    }
-
-    /// Unpacks what earlier jobs made where the script finds it.
-    async fn fetch(job: &Job, project: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
-        for dependency in job.dependencies() {
-            let Some(mut artifact) = dependency.download().await? else {
-                continue;
-            };
-            job.trace(format!("Downloading artifacts for {}\n", dependency.name()));
-            let project = project.to_owned();
-            let unpack = move || artifact.extract(&project, ExtractLimits::default());
-            job.unblock(unpack).await?;
-        }
-        Ok(())
     }
 
     /// Has the scripts see the directories of the job as bash does: `$PWD` has no symbolic links.
@@ -92,23 +93,37 @@ impl Shell {
         Ok(project)
     }
 
+    /// Unpacks what earlier jobs made where the script finds it.
+    async fn fetch(job: &Job, project: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let has_file = |it: &gitlab_runner::job::Dependency<'_>| it.artifact_filename().is_some();
+        if !job.dependencies().any(|it| has_file(&it)) {
+            return Ok(());
+        }
+        let _section = section(job, Stage::DownloadArtifacts);
+        for dependency in job.dependencies().filter(has_file) {
+            let (name, id) = (dependency.name(), dependency.id());
+            log::info(job, &format!("Downloading artifacts for {name} ({id})..."));
+            let Some(mut artifact) = dependency.download().await? else {
+                continue;
+            };
+            let project = project.to_owned();
+            let unpack = move || artifact.extract(&project, ExtractLimits::default());
+            job.unblock(unpack).await?;
+        }
+        Ok(())
+    }
+
     /// Runs the lines and gives the exit code.
     async fn run(
         &self,
         script: &[String],
         cancel: &CancellationToken,
     ) -> Result<i32, Box<dyn Error + Send + Sync>> {
-        let environment = self.job.env().await?;
-        let file = self.job.temp_dir().await?.join(SCRIPT_FILE);
-        fs::write(&file, bash_script(script)).await?;
-        let mut bash = Command::new(find_bash());
-        bash.arg(&file)
-            .current_dir(&self.project)
-            .env_clear()
-            .envs(&environment);
-        let ended = process::run(bash, cancel, |output| self.job.trace(output)).await?;
-        let by_signal = || ended.signal().map(|signal| 128 + signal);
-        Ok(ended.code().or_else(by_signal).unwrap_or(1))
+        let mut environment = self.job.env().await?.into_values();
+        if let Some(git) = &self.git {
+            environment = git.environment(environment);
+        }
+        bash::run(&self.job, &self.project, script, environment, cancel).await
     }
 }
 
@@ -120,28 +135,23 @@ impl CancellableJobHandler<DiskFile> for Shell {
         phase: Phase,
         cancel_token: &CancellationToken,
     ) -> JobResult {
-        let _section = self.sections.then(|| {
-            let name = self.job.current_step().unwrap_or_else(|| "script".into());
-            let (section, title) = match phase {
-                Phase::AfterScript => {
-                    ("after_script".to_owned(), "Running after_script".to_owned())
-                }
-                Phase::Script => {
-                    let section = format!("step_{name}");
-                    let title = format!("Executing \"{section}\" stage of the job script");
-                    (section, title)
-                }
-            };
-            self.job.section(&section).title(title).start()
-        });
-        if phase == Phase::AfterScript && !self.sections {
-            self.job.trace("\x1b[36;1mRunning after_script\x1b[0;m\n");
-        }
+        let _section = match phase {
+            Phase::Script => {
+                let name = self.job.current_step();
+                let name = name.map_or_else(|| "script".to_owned(), |name| name.to_string());
+                section(&self.job, Stage::Step(name))
+            }
+            Phase::AfterScript => {
+                let section = section(&self.job, Stage::AfterScript);
+                log::info(&self.job, "Running after script...");
+                section
+            }
+        };
         let code = match self.run(script, cancel_token).await {
             Ok(code) => code,
             Err(error) => {
                 let text = format!("Job failed (system failure): bash cannot be run: {error}");
-                self.job.trace(format!("\x1b[31;1mERROR: {text}\x1b[0;m\n"));
+                log::error(&self.job, &text);
                 self.outcome = Outcome::Stopped;
                 return self
                     .job
@@ -164,6 +174,11 @@ impl CancellableJobHandler<DiskFile> for Shell {
     async fn get_uploadable_files(
         &mut self,
     ) -> Result<Box<dyn Iterator<Item = DiskFile> + Send>, ()> {
+        let stage = Stage::UploadArtifacts {
+            failed: self.outcome != Outcome::Succeeded,
+        };
+        let job = &self.job;
+        self.uploading.get_or_insert_with(|| section(job, stage));
         let project = self.project.clone();
         let wants_untracked = self.job.payload().artifacts.iter().any(|it| it.untracked);
         let files = self.job.unblock(move || {
@@ -177,47 +192,27 @@ impl CancellableJobHandler<DiskFile> for Shell {
         match files.await {
             Ok(files) => Ok(Box::new(files)),
             Err(error) => {
-                self.job.trace(format!("{error}\n"));
+                log::error(&self.job, &error.to_string());
                 Err(())
             }
         }
     }
 
     async fn cleanup(&mut self) {
-        // Why a job was stopped is in the log already. The directory is removed by the runner.
-        match self.outcome {
-            Outcome::Succeeded => self.job.trace("\x1b[32;1mJob succeeded\x1b[0;m\n"),
-            Outcome::Failed(code) => {
-                let text = format!("Job failed: exit code {code}");
-                self.job.trace(format!("\x1b[31;1mERROR: {text}\x1b[0;m\n"));
+        self.uploading = None;
+        // The directory is removed by the runner.
+        section(&self.job, Stage::CleanUp).end();
+        match (self.job.status(), self.outcome) {
+            (ScriptStatus::Success, _) => log::info(&self.job, "Job succeeded"),
+            (ScriptStatus::Canceled, _) => log::error(&self.job, "Job failed: canceled"),
+            (_, Outcome::Failed(code)) => {
+                log::error(&self.job, &format!("Job failed: exit code {code}"));
             }
-            Outcome::Running | Outcome::Stopped => {}
+            (_, Outcome::Succeeded) => {
+                log::error(&self.job, "Job failed: its artifacts are not at GitLab");
+            }
+            // Why a job was stopped is in the log already.
+            (_, Outcome::Running | Outcome::Stopped) => {}
         }
     }
-}
-
-/// The bash of this program's own `PATH`: that of the job may lead anywhere.
-fn find_bash() -> PathBuf {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut candidates = env::split_paths(&path).map(|dir| dir.join("bash"));
-    candidates
-        .find(|file| file.is_file())
-        .unwrap_or_else(|| "bash".into())
-}
-
-/// The lines as one script, that ends with the first of them that fails and prints each before
-/// it runs.
-fn bash_script(lines: &[String]) -> String {
-    let mut script = "set -eo pipefail\n".to_owned();
-    for line in lines {
-        let mut parts = line.lines();
-        let first = parts.next().unwrap_or_default();
-        let more = match parts.next() {
-            Some(_) => " # collapsed multi-line command",
-            None => "",
-        };
-        let title = format!("\x1b[32;1m$ {first}{more}\x1b[0;m").replace('\'', r"'\''");
-        script += &format!("printf '%s\\n' '{title}'\n{line}\n");
-    }
-    script
 }

@@ -1,6 +1,6 @@
-//! Ctrl-C and SIGTERM: first drain, then abort, then go.
+//! Ctrl-C, SIGTERM and SIGQUIT: first drain, then abort, then go.
 
-use std::io;
+use std::{io, time::Duration};
 
 use gitlab_runner::RunnerHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,13 +13,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    quit: Signal,
+    /// How long running jobs may take to finish after the first one, but for SIGQUIT.
+    limit: Option<Duration>,
 }
 
 impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(limit: Option<Duration>) -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            limit,
         })
     }
 
@@ -27,10 +32,18 @@ impl Signals {
     /// is nothing left but to exit.
     pub(crate) async fn stop(mut self, runner: RunnerHandle) {
         let name = self.next().await;
-        runner.drain();
-        eprintln!(
-            "{name}: asking for no more jobs, running ones may finish. Once more to cancel them."
-        );
+        let limit = self.limit.filter(|_| name != "SIGQUIT");
+        let may = match limit {
+            Some(limit) => {
+                runner.drain_within(limit);
+                format!("have {} seconds to finish", limit.as_secs())
+            }
+            None => {
+                runner.drain();
+                "may finish".to_owned()
+            }
+        };
+        eprintln!("{name}: asking for no more jobs, running ones {may}. Once more to cancel them.");
         let name = self.next().await;
         runner.abort();
         eprintln!("{name}: cancelling the running jobs. Once more to exit at once.");
@@ -42,6 +55,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
+            _ = self.quit.recv() => "SIGQUIT",
         }
     }
 }

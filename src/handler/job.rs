@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures::{channel::oneshot, future::BoxFuture};
+use tokio_util::sync::CancellationToken;
 
 pub use super::section::{Section, SectionBuilder};
 use super::{
@@ -33,7 +34,7 @@ use crate::{
     adapter::{Adapter, unblock},
     artifact::Artifact,
     ids::JobId,
-    protocol::{DependencyInfo, Failure, InputInfo, InputValue, JobPayload},
+    protocol::{DependencyInfo, Failure, InputInfo, InputValue, JobPayload, ScriptStatus},
     spool::{SpoolFile, Stop, StopOnDrop},
     sync::lock,
     trace::TraceStream,
@@ -265,6 +266,23 @@ impl Job {
         lock(&self.state.step).step.clone()
     }
 
+    /// How the job has gone so far: as `CI_JOB_STATUS` says it to scripts, and in
+    /// [`cleanup`](crate::JobHandler::cleanup) as it will be reported to GitLab, with artifacts that
+    /// could not be uploaded taken into account.
+    pub fn status(&self) -> ScriptStatus {
+        self.variables.status()
+    }
+
+    /// Fires when what runs now is to end: the making of the handler, in which nothing else tells of
+    /// a cancel, or the current step, where it is the token that a
+    /// [`CancellableJobHandler`](crate::CancellableJobHandler) is given. Each step has one of its own.
+    ///
+    /// Who makes a handler for long should look at it: no step follows once it has fired, and after
+    /// ten minutes the closure's future is dropped.
+    pub fn cancel_token(&self) -> CancellationToken {
+        self.state.cancel_token()
+    }
+
     /// Everything that GitLab said of the job: `job.payload().image`, say.
     pub fn payload(&self) -> &JobPayload {
         self.variables.payload()
@@ -338,7 +356,7 @@ impl fmt::Debug for Job {
 }
 
 /// What the handler's `Job` and the task that runs the handler share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct JobState {
     step: Mutex<StepState>,
     /// Ends what reads the artifacts of other jobs.
@@ -349,15 +367,32 @@ pub(crate) struct JobState {
 struct StepState {
     step: Option<Arc<str>>,
     failure: Option<Failure>,
+    cancel: CancellationToken,
 }
 
 impl JobState {
+    /// The handler is being made, until `cancel` fires.
+    pub(crate) fn new(cancel: CancellationToken) -> Self {
+        Self {
+            step: Mutex::new(StepState {
+                cancel,
+                ..StepState::default()
+            }),
+            stop: Stop::default(),
+        }
+    }
+
     /// Another step begins: what was said of the last one counts no more.
-    pub(crate) fn begin_step(&self, name: Arc<str>) {
+    pub(crate) fn begin_step(&self, name: Arc<str>, cancel: CancellationToken) {
         *lock(&self.step) = StepState {
             step: Some(name),
             failure: None,
+            cancel,
         };
+    }
+
+    pub(crate) fn cancel_token(&self) -> CancellationToken {
+        lock(&self.step).cancel.clone()
     }
 
     pub(crate) fn end_steps(&self) {

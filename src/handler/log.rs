@@ -63,7 +63,7 @@ enum Inner {
     Early(Vec<String>),
     Open {
         spool: TraceSpool,
-        /// Whether the last byte ended a line.
+        /// Whether the last bytes ended a line, or a section.
         at_line_start: bool,
     },
     /// Nothing is written any more, but still sent.
@@ -311,7 +311,11 @@ impl JobLog {
                 return;
             };
             if let Some(last) = parts.iter().rev().find_map(|part| part.last()) {
-                *at_line_start = *last == b'\n';
+                // Behind the marker of a section GitLab's viewer is where it was before.
+                let marker = parts
+                    .last()
+                    .is_some_and(|part| part.ends_with(b"\r\x1b[0K"));
+                *at_line_start = *last == b'\n' || marker;
             }
             if spool.has_timestamps() {
                 // Where a write ends makes a difference there.

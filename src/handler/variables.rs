@@ -173,6 +173,10 @@ impl JobVariables {
         lock(&self.now).status = status;
     }
 
+    pub(super) fn status(&self) -> ScriptStatus {
+        lock(&self.now).status
+    }
+
     pub(super) fn set_dirs(&self, project: &Path, temp: &Path) {
         lock(&self.now).seen = Some(Seen::at(project, temp));
     }
@@ -199,6 +203,15 @@ impl JobVariables {
             return text.to_owned();
         }
         self.expander().text(text).0
+    }
+
+    /// The lines of a step as its handler gets them. GitLab writes those of `release` itself, and
+    /// leaves the references in them to the runner, as they may be in no shell's quotes.
+    pub(crate) fn lines_of(&self, step: &str, lines: Arc<[String]>) -> Arc<[String]> {
+        if step != "release" || !lines.iter().any(|line| has_references(line)) {
+            return lines;
+        }
+        lines.iter().map(|line| self.expand(line)).collect()
     }
 
     /// All variables that count.

@@ -156,6 +156,15 @@ impl JobMachine {
         self.refused
     }
 
+    /// How it has gone so far.
+    pub(super) fn script_status(&self) -> ScriptStatus {
+        match &self.state {
+            State::Committing | State::Starting { .. } => ScriptStatus::Running,
+            State::Stepping { step, .. } if step.phase == Phase::Script => ScriptStatus::Running,
+            _ => ScriptStatus::after(self.failure.as_ref()),
+        }
+    }
+
     /// What the handler's side says; false if it was not asked for that.
     pub(super) fn on_input(&mut self, core: &mut Core, input: JobInput) -> bool {
         let mut fits = true;

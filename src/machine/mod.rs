@@ -75,6 +75,7 @@ pub use self::{
 };
 use crate::{
     ids::{JobId, RequestId},
+    protocol::ScriptStatus,
     time::Time,
     transport::TransportError,
 };
@@ -195,6 +196,12 @@ impl RunnerMachine {
             polls_waiting: self.poller.waiting(),
             ignored_inputs: self.ignored,
         }
+    }
+
+    /// How a job has gone so far: `Running` until its script is over, and then as it will be
+    /// reported. None if it is over.
+    pub fn script_status(&self, job: JobId) -> Option<ScriptStatus> {
+        Some(self.jobs.get(&job)?.job.script_status())
     }
 
     fn on_timeout(&mut self) {

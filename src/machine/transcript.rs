@@ -48,7 +48,7 @@ use self::line::Line;
 pub(super) use self::line::{failure, reply};
 use super::{Input, MachineConfig, Output, Reason, RunnerMachine, Stats};
 pub use crate::redact::Secrets;
-use crate::{redact::Redactor, time::Time};
+use crate::{ids::JobId, protocol::ScriptStatus, redact::Redactor, time::Time};
 
 /// The longest line that is read, in bytes.
 pub const MAX_LINE: usize = 64 << 20;
@@ -120,6 +120,11 @@ impl RecordedMachine {
     /// See [`RunnerMachine::poll_timeout`].
     pub fn poll_timeout(&self) -> Option<(Time, Reason)> {
         self.machine.poll_timeout()
+    }
+
+    /// See [`RunnerMachine::script_status`].
+    pub fn script_status(&self, job: JobId) -> Option<ScriptStatus> {
+        self.machine.script_status(job)
     }
 
     /// See [`RunnerMachine::stats`].

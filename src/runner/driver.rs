@@ -17,9 +17,9 @@ use futures::{
     future::{AbortHandle, BoxFuture},
     stream,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
+    cancel::Cancel,
     exchange,
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
     life::Calls,
@@ -35,9 +35,8 @@ use crate::{
     handler::{Context, Fetched, JobLog, JobRunList, LogNews},
     ids::{DownloadId, JobId, RequestId},
     machine::{
-        CancelMode, Collected, DownloadOutcome, Input, JobInput, JobOutput, Notice, Output,
-        PollOutcome, ReplyBody, RequestBody, StepResult, StopReason, TimeLimit,
-        transcript::RecordedMachine,
+        Collected, DownloadOutcome, Input, JobInput, JobOutput, Notice, Output, PollOutcome,
+        ReplyBody, RequestBody, StepResult, StopReason, TimeLimit, transcript::RecordedMachine,
     },
     protocol::{Failure, FailureReason, JobPayload},
     spool::SpoolFile,
@@ -73,10 +72,8 @@ pub(super) struct Driver {
 struct JobEntry {
     log: Arc<JobLog>,
     orders: mpsc::UnboundedSender<Order>,
-    /// Of the current step.
-    graceful: CancellationToken,
     /// Of what the task does now.
-    forced: CancellationToken,
+    cancel: Cancel,
     told: TraceMark,
     /// What the task has packed last.
     packed: Packed,
@@ -412,12 +409,11 @@ impl Driver {
         let dir = self.options.build_dir.clone();
         let log = Arc::new(JobLog::new(job, dir, clock, tell));
         let (orders, received) = mpsc::unbounded();
-        let forced = CancellationToken::new();
+        let cancel = Cancel::default();
         let entry = JobEntry {
             log: Arc::clone(&log),
             orders,
-            graceful: CancellationToken::new(),
-            forced: forced.clone(),
+            cancel: cancel.clone(),
             told: TraceMark::default(),
             packed: Packed::default(),
         };
@@ -430,7 +426,7 @@ impl Driver {
             process,
             log,
             received,
-            forced,
+            cancel,
             packed,
         );
         self.adapter.spawn(Box::pin(task.run()));
@@ -448,15 +444,13 @@ impl Driver {
                 script,
                 status,
             } => {
-                entry.graceful = CancellationToken::new();
-                entry.forced = CancellationToken::new();
+                entry.cancel = Cancel::default();
                 let order = Order::Step {
                     phase,
                     name,
                     script,
                     status,
-                    graceful: entry.graceful.clone(),
-                    forced: entry.forced.clone(),
+                    cancel: entry.cancel.clone(),
                 };
                 if entry.orders.unbounded_send(order).is_err() {
                     let trace = entry.log.mark();
@@ -466,9 +460,9 @@ impl Driver {
                 }
             }
             JobOutput::Collect(artifact) => {
-                entry.forced = CancellationToken::new();
-                let forced = entry.forced.clone();
-                let order = Order::Collect { artifact, forced };
+                entry.cancel = Cancel::default();
+                let cancel = entry.cancel.clone();
+                let order = Order::Collect { artifact, cancel };
                 if entry.orders.unbounded_send(order).is_err() {
                     let outcome = Collected::Panicked;
                     self.inbox
@@ -476,17 +470,15 @@ impl Driver {
                 }
             }
             JobOutput::Downloaded(download, outcome) => self.downloaded(download, outcome),
-            JobOutput::Cancel(CancelMode::Graceful) => entry.graceful.cancel(),
-            JobOutput::Cancel(CancelMode::Forced) => entry.forced.cancel(),
+            JobOutput::Cancel(mode) => entry.cancel.fire(mode),
             JobOutput::Note(text) => entry.log.note(text),
             JobOutput::CleanUp => {
-                entry.forced = CancellationToken::new();
-                let forced = entry.forced.clone();
-                if entry
-                    .orders
-                    .unbounded_send(Order::CleanUp { forced })
-                    .is_err()
-                {
+                entry.cancel = Cancel::default();
+                let order = Order::CleanUp {
+                    status: self.machine.script_status(job).unwrap_or_default(),
+                    cancel: entry.cancel.clone(),
+                };
+                if entry.orders.unbounded_send(order).is_err() {
                     let trace = entry.log.finish();
                     self.inbox.job(job, JobInput::CleanedUp { trace });
                 }

@@ -2,6 +2,7 @@
 
 mod blocking;
 mod builder;
+mod cancel;
 mod collect;
 mod driver;
 mod exchange;

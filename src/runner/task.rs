@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     blocking::Blocking,
+    cancel::Cancel,
     collect::{Collector, Packing},
     exchange,
     inbox::{Inbox, Message},
@@ -110,15 +111,15 @@ pub(super) enum Order {
         name: Arc<str>,
         script: Arc<[String]>,
         status: ScriptStatus,
-        graceful: CancellationToken,
-        forced: CancellationToken,
+        cancel: Cancel,
     },
     Collect {
         artifact: ArtifactId,
-        forced: CancellationToken,
+        cancel: Cancel,
     },
     CleanUp {
-        forced: CancellationToken,
+        status: ScriptStatus,
+        cancel: Cancel,
     },
 }
 
@@ -153,7 +154,7 @@ pub(super) struct Task {
     payload: Arc<JobPayload>,
     make: Make,
     context: Context,
-    forced: CancellationToken,
+    cancel: Cancel,
     packed: Packed,
     fetch: Fetch,
     spool_dir: PathBuf,
@@ -180,7 +181,7 @@ impl Task {
         process: Process<Make>,
         log: Arc<JobLog>,
         orders: mpsc::UnboundedReceiver<Order>,
-        forced: CancellationToken,
+        cancel: Cancel,
         packed: Packed,
     ) -> Self {
         Self {
@@ -199,7 +200,7 @@ impl Task {
             slot: options.slots.take(payload.job_info.project_id),
             make: process.make,
             context: process.context,
-            forced,
+            cancel,
             duty: Duty {
                 job: payload.id,
                 log,
@@ -224,7 +225,7 @@ impl Task {
             payload,
             make,
             context,
-            forced,
+            cancel,
             packed,
             fetch,
             spool_dir,
@@ -235,7 +236,7 @@ impl Task {
         } = self;
         let log = Arc::clone(&duty.log);
         let scope = Scope::new(duty.job, Arc::clone(&log), &context);
-        let state = Arc::new(JobState::default());
+        let state = Arc::new(JobState::new(cancel.graceful));
         let life = state.life();
 
         // Before the log, since masked variables may refer to it.
@@ -254,7 +255,7 @@ impl Task {
                     Arc::clone(&adapter),
                     fetch,
                 );
-                make_handler(&scope, &log, &state, make, job, forced).await
+                make_handler(&scope, &log, &state, make, job, &cancel.forced).await
             }
             Err(error) => {
                 // Nothing of the user's will run, so it goes here already.
@@ -283,18 +284,18 @@ impl Task {
                     name,
                     script,
                     status,
-                    graceful,
-                    forced,
+                    cancel,
                 } => {
-                    state.begin_step(name);
                     variables.set_status(status);
-                    let step = async { handler.step(&script, phase, &graceful).await };
-                    let ended = supervise(&scope, &forced, step).await;
+                    let script = variables.lines_of(&name, script);
+                    state.begin_step(name, cancel.graceful.clone());
+                    let step = async { handler.step(&script, phase, &cancel.graceful).await };
+                    let ended = supervise(&scope, &cancel.forced, step).await;
                     let result = step_result(&log, &state, ended);
                     let trace = log.mark();
                     duty.answer(JobInput::StepFinished { result, trace });
                 }
-                Order::Collect { artifact, forced } => {
+                Order::Collect { artifact, cancel } => {
                     state.end_steps();
                     packed.set(None);
                     let collector = Collector {
@@ -307,15 +308,16 @@ impl Task {
                         packing,
                     };
                     let collect = async { handler.collect(collector).await };
-                    let ended = supervise(&scope, &forced, collect).await;
+                    let ended = supervise(&scope, &cancel.forced, collect).await;
                     let outcome = collected(&log, &packed, artifact, ended);
                     duty.answer(JobInput::Collected { artifact, outcome });
                 }
-                Order::CleanUp { forced } => {
+                Order::CleanUp { status, cancel } => {
+                    variables.set_status(status);
                     state.end_steps();
                     packed.set(None);
                     let cleanup = async { handler.cleanup().await };
-                    let ended = supervise(&scope, &forced, cleanup).await;
+                    let ended = supervise(&scope, &cancel.forced, cleanup).await;
                     match ended {
                         Ended::Done(()) => {}
                         Ended::Panicked(panic) => {
@@ -344,13 +346,18 @@ async fn make_handler(
     state: &JobState,
     make: Make,
     job: Job,
-    forced: CancellationToken,
+    forced: &CancellationToken,
 ) -> Result<Box<dyn Handler>, Failure> {
     // Called inside of the future, since it is the user's code as well.
     let making = async move { make(job).await };
     let system = || Failure::new(FailureReason::RunnerSystemFailure);
-    match supervise(scope, &forced, making).await {
+    match supervise(scope, forced, making).await {
         Ended::Done(Ok(handler)) => Ok(handler),
+        // The machine knows better why.
+        Ended::Done(Err(())) if state.cancel_token().is_cancelled() => {
+            log.coloured(Colour::Error, "Job failed: canceled");
+            Err(system())
+        }
         Ended::Done(Err(())) => match state.take_failure() {
             Some(failure) => {
                 log.coloured(

@@ -15,21 +15,35 @@ const SECRET: &str = "a-secret-of-the-campaign";
 /// A job that was queued, and its number in the campaign.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queued {
-    number: u64,
+    pub(crate) number: u64,
     pub(crate) id: JobId,
 }
 
 /// Queues so many jobs.
 pub(crate) fn enqueue(gitlab: &mut MockGitlab, count: u64) -> Vec<Queued> {
     (0..count)
-        .map(|number| {
-            let spec = JobSpec::script([number.to_string()])
-                .name(format!("job-{number}"))
-                .masked_variable("SECRET", SECRET);
-            let id = gitlab.enqueue(spec);
-            Queued { number, id }
+        .map(|number| Queued {
+            number,
+            id: gitlab.enqueue(spec(number)),
         })
         .collect()
+}
+
+pub(crate) fn spec(number: u64) -> JobSpec {
+    JobSpec::script([number.to_string()])
+        .name(format!("job-{number}"))
+        .masked_variable("SECRET", SECRET)
+}
+
+/// What must be in the log of a job that comes to its end.
+pub(crate) fn log_of(number: u64) -> String {
+    let log: String = output(number).map(|(text, _)| text).collect();
+    log.replace(SECRET, "[MASKED]")
+}
+
+/// How long it takes.
+pub(crate) fn duration_of(number: u64) -> Duration {
+    output(number).map(|(_, pause)| pause).sum()
 }
 
 /// What the job prints, and how long it waits after each piece.
@@ -55,30 +69,8 @@ fn exit_code(number: u64) -> i32 {
 /// Panics for a job with anything but the right log and final state.
 pub(crate) fn check(job: Queued, report: &JobReport) {
     let Queued { number, .. } = job;
-    let context = || {
-        let requests: Vec<_> = report
-            .requests
-            .iter()
-            .map(|it| {
-                let (range, len) = (it.content_range.as_deref().unwrap_or("-"), it.body_len);
-                let (state, status) = (it.state.as_deref().unwrap_or("-"), it.status);
-                format!(
-                    "{} {} {state} {range} {len} bytes: {status:?}\n",
-                    it.at, it.method
-                )
-            })
-            .collect();
-        format!(
-            "job {number} is {:?} {:?} {:?}\n{:?}\n{}",
-            report.status,
-            report.failure_reason,
-            report.exit_code,
-            report.changes,
-            requests.concat()
-        )
-    };
-    let wanted: String = output(number).map(|(text, _)| text).collect();
-    let wanted = wanted.replace(SECRET, "[MASKED]");
+    let context = || context(job, report);
+    let wanted = log_of(number);
     assert!(
         report.log == wanted.as_bytes(),
         "wrong log of {} bytes, should be {}: {}",
@@ -101,6 +93,31 @@ pub(crate) fn check(job: Queued, report: &JobReport) {
         .filter(|status| matches!(status, JobStatus::Success | JobStatus::Failed))
         .count();
     assert_eq!(ends, 1, "{}", context());
+}
+
+/// What is known of a job, for people.
+pub(crate) fn context(job: Queued, report: &JobReport) -> String {
+    let requests: Vec<_> = report
+        .requests
+        .iter()
+        .map(|it| {
+            let (range, len) = (it.content_range.as_deref().unwrap_or("-"), it.body_len);
+            let (state, status) = (it.state.as_deref().unwrap_or("-"), it.status);
+            format!(
+                "{} {} {state} {range} {len} bytes: {status:?}\n",
+                it.at, it.method
+            )
+        })
+        .collect();
+    format!(
+        "job {} is {:?} {:?} {:?}\n{:?}\n{}",
+        job.number,
+        report.status,
+        report.failure_reason,
+        report.exit_code,
+        report.changes,
+        requests.concat()
+    )
 }
 
 /// Panics for a job that is not right, unless GitLab could not be told in time that it was taken: then

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod campaign;
+mod endings;
 mod fast;
 mod simulated;
 mod sockets;

@@ -304,9 +304,8 @@ fn a_cancel_after_the_script_changes_nothing() {
 #[test]
 fn a_cancel_while_the_handler_is_made_runs_nothing() {
     let mut world = World::starting(&payload_with_after_script());
-    let put = world.next_request();
-    world.reply(&put, reply(200).job_status("canceling"));
-    world.no_job_output();
+    let told = world.until_job_output(&reply(200).job_status("canceling"));
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Graceful)));
     world.job_input(JobInput::Accepted);
     assert_eq!(result(&mut world).state(), "failed");
 }

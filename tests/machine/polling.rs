@@ -133,7 +133,17 @@ fn request_204_keeps_the_queue_value() {
     let poll = world.request();
     assert_eq!(poll.json()["last_update"], "abc");
     world.reply(&poll, reply(204).header("X-GitLab-Last-Update", "def"));
-    assert_eq!(world.next_request().json()["last_update"], "def");
+    let poll = world.next_request();
+    assert_eq!(poll.json()["last_update"], "def");
+    // A conflict has none either; what an error says counts, and an empty value does not.
+    world.reply(&poll, reply(409));
+    let poll = world.next_request();
+    assert_eq!(poll.json()["last_update"], "def");
+    world.reply(&poll, reply(500).header("X-GitLab-Last-Update", "ghi"));
+    let poll = world.next_request();
+    assert_eq!(poll.json()["last_update"], "ghi");
+    world.reply(&poll, reply(204).header("X-GitLab-Last-Update", ""));
+    assert_eq!(world.next_request().json()["last_update"], "ghi");
 }
 
 #[test]

@@ -181,6 +181,35 @@ fn an_after_script_may_be_told_to_count() {
 }
 
 #[test]
+fn the_failure_artifacts_follow_a_script_that_took_too_long() {
+    let mut payload = with(&[("RUNNER_SCRIPT_TIMEOUT", "10s")]);
+    payload["artifacts"] = json!([
+        { "paths": ["a"], "when": "on_success" },
+        { "paths": ["b"], "when": "on_failure" },
+    ]);
+    let mut world = World::running(&payload);
+    time_out(&mut world);
+    world.finish_step(StepResult::Cancelled, 0);
+    assert_eq!(world.step(), "after_script");
+    world.finish_step(StepResult::Ok, 0);
+    assert!(matches!(world.job_output(), JobOutput::Collect(artifact) if artifact.index == 1));
+}
+
+#[test]
+fn an_after_script_that_counts_decides_about_the_artifacts() {
+    let mut payload = with(&[("AFTER_SCRIPT_IGNORE_ERRORS", "false")]);
+    payload["artifacts"] = json!([
+        { "paths": ["a"], "when": "on_success" },
+        { "paths": ["b"], "when": "on_failure" },
+    ]);
+    let mut world = World::running(&payload);
+    world.finish_step(StepResult::Ok, 0);
+    assert_eq!(world.step(), "after_script");
+    world.finish_step(StepResult::Failed(Failure::exit_code(9)), 0);
+    assert!(matches!(world.job_output(), JobOutput::Collect(artifact) if artifact.index == 1));
+}
+
+#[test]
 fn odd_limits_are_warned_of() {
     for (value, words) in [
         ("-5m", "is negative"),

@@ -164,6 +164,31 @@ fn a_handler_that_is_still_being_made_is_dropped() {
 }
 
 #[test]
+fn the_making_of_a_handler_hears_of_a_cancel() {
+    let world = World::new(36);
+    let job = world.enqueue(spec());
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let process = |job: Job| async move {
+            job.cancel_token().cancelled().await;
+            outputln!("not needed any more");
+            Err::<Steps, ()>(())
+        };
+        assert!(runner.request_job(process).await.unwrap());
+        world.sim.sleep(10 * SECOND).await;
+        world.gitlab.with(|gitlab, _| gitlab.cancel(job));
+        runner.drain().await;
+    });
+    assert!(world.is_empty());
+    let report = world.report(job);
+    assert_eq!(report.status, JobStatus::Canceled);
+    assert_eq!(
+        report.log_text(),
+        "not needed any more\n\u{1b}[31;1mERROR: Job failed: canceled\u{1b}[0;m\n"
+    );
+}
+
+#[test]
 fn a_clean_up_that_hangs_is_dropped() {
     struct Hangs(Job);
 

@@ -350,3 +350,49 @@ fn no_files_are_harmless() {
         assert!(none.get_data().await.is_err());
     });
 }
+
+#[test]
+fn the_clean_up_knows_how_the_job_went() {
+    struct Tells {
+        job: Job,
+        step: JobResult,
+        files: Result<(), ()>,
+    }
+
+    #[async_trait]
+    impl JobHandler for Tells {
+        async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+            outputln!("{}", self.job.status().as_str());
+            self.step
+        }
+
+        async fn get_uploadable_files(
+            &mut self,
+        ) -> Result<Box<dyn Iterator<Item = NoFiles> + Send>, ()> {
+            self.files?;
+            Ok(Box::new(std::iter::empty()))
+        }
+
+        async fn cleanup(&mut self) {
+            outputln!("{}", self.job.status().as_str());
+        }
+    }
+
+    for (step, files, status) in [
+        (Ok(()), Ok(()), "success"),
+        (Err(()), Ok(()), "failed"),
+        // The script went well, but the job does not.
+        (Ok(()), Err(()), "failed"),
+    ] {
+        let world = World::new(17);
+        let spec = JobSpec::script(["make"]).artifact_paths(["a"]);
+        let report = world.run_process(
+            spec,
+            move |job| async move { Ok(Tells { job, step, files }) },
+        );
+        assert_eq!(report.status.as_str(), status);
+        let log = report.log_text();
+        assert!(log.starts_with("running\n"), "{log}");
+        assert!(log.ends_with(&format!("{status}\n")), "{log}");
+    }
+}

@@ -6,8 +6,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use async_trait::async_trait;
 use gitlab_runner::{
-    Failure, FailureReason, JobResult, Phase,
+    Failure, FailureReason, JobHandler, JobResult, Phase,
     job::{Environment, Job, SkipReason},
     mock::{JobReport, JobSpec, JobStatus},
     outputln,
@@ -272,6 +273,45 @@ fn after_script_knows_that_the_script_was_out_of_time() {
     let log = report.log_text();
     assert!(log.ends_with("\nAfterScript: timedout\n"), "{log}");
     assert!(!log.contains("Script: running"), "{log}");
+}
+
+#[test]
+fn references_in_a_release_are_followed_and_in_a_script_they_are_not() {
+    struct Lines(Job);
+
+    #[async_trait]
+    impl JobHandler for Lines {
+        async fn step(&mut self, script: &[String], _: Phase) -> JobResult {
+            let name = self.0.current_step();
+            outputln!(
+                "{}: {}",
+                name.as_deref().unwrap_or("none"),
+                script.join("; ")
+            );
+            Ok(())
+        }
+    }
+
+    let lines = [
+        "release --name \"$TITLE\" --at $(date) --for $$ $NOBODY.",
+        "plain",
+    ];
+    let world = World::new(1017);
+    let spec = JobSpec::script(lines)
+        .release(lines)
+        .after_script(lines)
+        .variable("TITLE", "Version ${NUMBER}")
+        .variable("NUMBER", "3");
+    let report = world.run_process(spec, |job| async { Ok(Lines(job)) });
+    let as_they_are = lines.join("; ");
+    assert_eq!(
+        report.log_text(),
+        format!(
+            "script: {as_they_are}\n\
+             release: release --name \"Version 3\" --at $(date) --for $ .; plain\n\
+             after_script: {as_they_are}\n"
+        )
+    );
 }
 
 #[test]

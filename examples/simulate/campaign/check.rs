@@ -319,9 +319,8 @@ impl Case<'_> {
             }
         }
         let mut due = false;
-        let is_faulty = self.plan.is_faulty
-            || self.plan.server.rate.is_some()
-            || !self.plan.deeds.is_empty();
+        let is_faulty =
+            self.plan.is_faulty || self.plan.server.rate.is_some() || !self.plan.deeds.is_empty();
         let artifacts: BTreeMap<&str, _> = self
             .report
             .artifacts

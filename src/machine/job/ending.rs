@@ -31,7 +31,10 @@ impl JobMachine {
         let grace = core.now + core.config.cancel_grace;
         match &mut self.state {
             State::Committing => {}
-            State::Starting { force_at } => *force_at = Some(grace),
+            State::Starting { force_at } => {
+                *force_at = Some(grace);
+                core.job(self.id, JobOutput::Cancel(CancelMode::Graceful));
+            }
             State::Stepping { step, force_at, .. } if step.phase == Phase::Script => {
                 // A script that is out of time has been told to end already, and sooner.
                 *force_at = Some(force_at.map_or(grace, |earlier| earlier.min(grace)));

@@ -1,0 +1,22 @@
+//! How the end of what a job's task does is asked for.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::machine::CancelMode;
+
+/// The tokens of one thing that a task does: the user's code sees the first, and is dropped at the
+/// second.
+#[derive(Clone, Default)]
+pub(super) struct Cancel {
+    pub(super) graceful: CancellationToken,
+    pub(super) forced: CancellationToken,
+}
+
+impl Cancel {
+    pub(super) fn fire(&self, mode: CancelMode) {
+        match mode {
+            CancelMode::Graceful => self.graceful.cancel(),
+            CancelMode::Forced => self.forced.cancel(),
+        }
+    }
+}
