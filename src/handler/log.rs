@@ -311,7 +311,7 @@ impl JobLog {
                 return;
             };
             if let Some(last) = parts.iter().rev().find_map(|part| part.last()) {
-                // Behind the marker of a section GitLab's viewer is where it was before.
+                // Behind the marker of a section GitLab's viewer begins a line.
                 let marker = parts
                     .last()
                     .is_some_and(|part| part.ends_with(b"\r\x1b[0K"));

@@ -151,9 +151,10 @@ impl Log<'_> {
 /// In front of which entries which notes stand, and how many of the last writes are in time.
 struct Order(Vec<(usize, String)>, usize);
 
-/// A line of the runner has a line of its own.
+/// A line of the runner has a line of its own, which one behind the marker of a section has.
 fn note(text: &mut Vec<u8>, line: &str) {
-    if text.last().is_some_and(|last| *last != b'\n') {
+    let begins_a_line = text.ends_with(b"\n") || text.ends_with(b"\r\x1b[0K");
+    if !text.is_empty() && !begins_a_line {
         text.push(b'\n');
     }
     text.extend_from_slice(line.as_bytes());
