@@ -131,6 +131,8 @@ impl Rng {
 
 #[cfg(test)]
 mod tests {
+    use quickcheck::quickcheck;
+
     use super::*;
 
     fn waits(setback: Setback, count: usize) -> Vec<f64> {
@@ -193,5 +195,25 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.after(Setback::Trouble, &mut rng) < Duration::from_secs(2));
+    }
+
+    quickcheck! {
+        fn waits_grow_and_have_a_limit(seed: u64, kind: u8, told: Option<u64>, steady: bool) -> bool {
+            let told = told.map(Duration::from_secs);
+            // How much of a wait is chance, and the longest one.
+            let (setback, chance, longest) = match kind % 4 {
+                0 => (Setback::Conflict, 2.0, 3.6),
+                1 => (Setback::Refused, 1.2, 3600.0),
+                2 => (Setback::RateLimited(told), 1.2, 600.0),
+                _ => (Setback::Trouble, 1.2, 60.0),
+            };
+            let mut backoff = if steady { Backoff::steady() } else { Backoff::default() };
+            let mut rng = Rng::new(seed);
+            let mut wait = || backoff.after(setback, &mut rng).as_secs_f64();
+            let waits: Vec<f64> = std::iter::repeat_with(&mut wait).take(40).collect();
+            let least = told.filter(|_| kind % 4 == 2).map_or(0.0, |told| told.as_secs_f64());
+            waits.windows(2).all(|pair| pair[1] * chance >= pair[0])
+                && waits.iter().all(|wait| (least.min(600.0)..=longest).contains(wait))
+        }
     }
 }

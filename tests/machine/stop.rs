@@ -52,6 +52,8 @@ fn drain_awaits_a_job_request_and_runs_its_job() {
     world.input(Input::SetCapacity(1));
     let poll = world.request();
     world.input(Input::Stop(StopMode::Drain));
+    // As long as it takes.
+    world.pass(1000 * SECOND);
     assert!(world.stopped.is_none() && world.forgotten.is_empty());
     world.reply(&poll, reply(201).json(&payload()));
     let commit = world.request();

@@ -3,11 +3,9 @@
 /// Whether a pattern matches a path below `/`, or a directory above it. The pattern must be one that
 /// can be read.
 pub(crate) fn matches(pattern: &str, path: &[&str]) -> bool {
-    alternatives(&units(pattern)).iter().any(|units| {
-        let parts: Vec<&[String]> = units.split(|unit| unit == "/").collect();
-        let is_absolute = units.first().is_some_and(|unit| unit == "/");
-        let parts = cleaned(&parts, is_absolute);
-        parts.is_some_and(|wanted| (0..=path.len()).any(|len| fits(&wanted, &path[..len])))
+    alternatives(&units(pattern)).iter().any(|pattern| {
+        let wanted = cleaned(pattern);
+        wanted.is_some_and(|wanted| (0..=path.len()).any(|len| fits(&wanted, &path[..len])))
     })
 }
 
@@ -35,9 +33,9 @@ fn units(pattern: &str) -> Vec<String> {
 }
 
 /// All patterns without braces.
-fn alternatives(units: &[String]) -> Vec<Vec<String>> {
+fn alternatives(units: &[String]) -> Vec<String> {
     let Some(open) = units.iter().position(|unit| unit == "{") else {
-        return vec![units.to_vec()];
+        return vec![units.concat()];
     };
     let (mut depth, mut start) = (0, open + 1);
     let mut found = Vec::new();
@@ -59,32 +57,30 @@ fn alternatives(units: &[String]) -> Vec<Vec<String>> {
     found.iter().flat_map(with).collect()
 }
 
-/// Without `.` and `..`. A relative pattern does not go above where it starts.
-fn cleaned<'a>(parts: &[&'a [String]], is_absolute: bool) -> Option<Vec<&'a [String]>> {
+/// The parts of a path without `.` and `..`. A relative one does not go above where it starts.
+fn cleaned(pattern: &str) -> Option<Vec<&str>> {
     let mut clean = Vec::new();
-    for part in parts {
-        match part.concat().as_str() {
+    for part in pattern.split('/') {
+        match part {
             "" | "." => {}
-            ".." if clean.pop().is_some() || is_absolute => {}
+            ".." if clean.pop().is_some() || pattern.starts_with('/') => {}
             ".." => return None,
-            _ => clean.push(*part),
+            part => clean.push(part),
         }
     }
     Some(clean)
 }
 
-fn fits(parts: &[&[String]], path: &[&str]) -> bool {
+fn fits(parts: &[&str], path: &[&str]) -> bool {
     match parts {
         [] => path.is_empty(),
-        [[one, two], rest @ ..] if one == "*" && two == "*" => {
-            (0..=path.len()).any(|taken| fits(rest, &path[taken..]))
-        }
+        ["**", rest @ ..] => (0..=path.len()).any(|taken| fits(rest, &path[taken..])),
         [part, rest @ ..] => {
             let Some((first, path)) = path.split_first() else {
                 return false;
             };
             let name: Vec<char> = first.chars().collect();
-            is_name(part, &name) && fits(rest, path)
+            is_name(&units(part), &name) && fits(rest, path)
         }
     }
 }

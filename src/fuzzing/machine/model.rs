@@ -191,11 +191,16 @@ impl Model {
             Output::Job { job, output } => self.told(job, &output),
             Output::Polled(outcome) => {
                 self.polled += 1;
+                self.asked.clear();
                 if let PollOutcome::Started(job) = outcome {
                     self.announced = Some(job);
                 }
             }
-            Output::Called(_) => self.called += 1,
+            Output::Called(_) => {
+                self.called += 1;
+                // The next one may wait already.
+                self.asked.clear();
+            }
             Output::PersistToken(new) => {
                 assert_eq!(self.storing, None);
                 self.new_token = new.token;
@@ -233,7 +238,11 @@ impl Model {
         }
         let asked = self.asked.entry((job, what)).or_default();
         *asked += 1;
-        assert!(*asked <= MAX_AT_ONCE, "{what:?} of {job:?} again and again");
+        assert!(
+            *asked <= MAX_AT_ONCE,
+            "{what:?} of {job:?} again and again: {}",
+            self.transcript
+        );
         match job {
             Some(job) => self.sent_for(job, what, http),
             None => self.sent_for_the_runner(path),
