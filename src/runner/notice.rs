@@ -59,11 +59,11 @@ mod traced {
 
     /// The runtime of the jobs is gone.
     pub(in crate::runner) fn jobs_lost(jobs: usize) {
-        tracing::error!(
-            target: TARGET,
-            jobs,
-            "{jobs} jobs were lost with the runtime that they ran on"
-        );
+        let what = match jobs {
+            1 => "1 job was lost with the runtime that it ran on".to_owned(),
+            _ => format!("{jobs} jobs were lost with the runtime that they ran on"),
+        };
+        tracing::error!(target: TARGET, jobs, "{what}");
     }
 
     /// Something about one job that GitLab is not to blame for.
