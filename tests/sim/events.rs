@@ -6,6 +6,7 @@ use std::{
 };
 
 use gitlab_runner::{
+    Failure,
     mock::{JobSpec, JobStatus},
     outputln,
 };
@@ -118,6 +119,30 @@ fn a_scoped_subscriber_sees_the_job() {
     }
     // One way per line.
     assert!(!witness.saw("in the log"));
+}
+
+#[test]
+fn a_job_that_failed_is_told_of_with_its_reason_and_louder_if_the_runner_is_to_blame() {
+    let world = World::new(92);
+    let witness = Witness::default();
+    let _second = tracing::Dispatch::new(Registry::default());
+    let subscriber = Registry::default().with(witness.clone());
+    tracing::subscriber::with_default(subscriber, || {
+        let spec = || JobSpec::script(["true"]);
+        let id = world
+            .run_job(
+                spec(),
+                |job, _| async move { job.fail(Failure::exit_code(3)) },
+            )
+            .id;
+        let wanted = format!("message=job {id} failed: script_failure (exit code 3)");
+        assert!(witness.saw(&format!("INFO gitlab_runner [] {wanted}")));
+        let id = world
+            .run_process(spec(), |_| async { Err::<Steps, ()>(()) })
+            .id;
+        let wanted = format!("message=job {id} failed: runner_system_failure");
+        assert!(witness.saw(&format!("WARN gitlab_runner [] {wanted}")));
+    });
 }
 
 #[test]
