@@ -58,6 +58,25 @@
 //!   to an end by itself.
 //! * What goes wrong in one job, up to a panic, ends that job and harms no other.
 //!
+//! # Where to find what
+//!
+//! | to | see |
+//! |---|---|
+//! | set options | [`Runner::builder`], [`RunnerBuilder`] |
+//! | read variables, start processes, fold the log | [`Job`](job::Job): `env`, `expand`, `section` |
+//! | say why a job failed | [`Job::fail`](job::Job::fail) |
+//! | upload files of a job | [`JobHandler::get_uploadable_files`], [`artifact::DirectoryFiles`] |
+//! | take files of earlier jobs | [`Dependency::download`](job::Dependency::download) |
+//! | be told of a cancel | [`CancellableJobHandler`] |
+//! | stop in good order | [`Runner::handle`], [`RunnerHandle::drain`] |
+//! | look after the token | [`Runner::verify`], [`RunnerBuilder::on_token_rotated`] |
+//! | tell errors apart | [`RunErrorKind`] |
+//! | set up connections, choose a runtime | [`adapter`] |
+//! | test a handler | [`sim`], [`mock`] |
+//!
+//! Programs written for collabora's crate of this name build unchanged; the guide is
+//! `docs/coming-from-collabora.md` in the repository.
+//!
 //! # The layers
 //!
 //! | module | what it is | needs |
@@ -135,7 +154,7 @@
 #![cfg_attr(not(feature = "mock"), doc = "[`mock`]: #the-layers")]
 #![cfg_attr(not(feature = "sim"), doc = "[`sim`]: #the-layers")]
 #![cfg_attr(
-    not(feature = "runner"),
+    not(all(feature = "runner", feature = "tracing")),
     allow(
         rustdoc::broken_intra_doc_links,
         reason = "the tour names what is not built"

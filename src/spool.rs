@@ -372,16 +372,21 @@ impl Error for SpoolFull {}
 impl SpoolWriter {
     /// An empty one on the file system of `dir`, which may not become longer than `most`.
     pub(crate) fn create(dir: &Path, most: Option<u64>) -> io::Result<Self> {
-        Ok(Self {
+        Ok(Self::on(unnamed(dir)?, most))
+    }
+
+    /// One in this file, which is empty.
+    pub(crate) fn on(file: File, most: Option<u64>) -> Self {
+        Self {
             most,
-            file: unnamed(dir)?,
+            file,
             file_at: 0,
             len: 0,
             buffer: Vec::with_capacity(PIECE),
             start: 0,
             at: 0,
             broken: false,
-        })
+        }
     }
 
     pub(crate) fn finish(mut self) -> io::Result<SpoolFile> {

@@ -59,7 +59,11 @@ impl View {
         }
         if self.hidden.lines > 0 {
             let Hidden { lines, bytes } = std::mem::take(&mut self.hidden);
-            self.line(&format!("({lines} more lines came, {bytes} bytes)"), screen);
+            let s = if lines == 1 { "" } else { "s" };
+            self.line(
+                &format!("({lines} more line{s} came, {bytes} bytes)"),
+                screen,
+            );
         }
         if self.status != Some(report.status) {
             self.status = Some(report.status);

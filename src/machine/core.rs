@@ -352,7 +352,7 @@ pub(super) fn without(token: &Secret, text: &str) -> String {
         .collect()
 }
 
-/// What a reply that is not a success says, without the token if the server should echo it.
+/// What a reply that is not the wanted one says, without the token if the server should echo it.
 pub(super) fn trouble(response: &Response<Bytes>, token: &Secret) -> Trouble {
     // Before anything is cut, or a part of it would be left.
     let hidden = |text: &[u8]| -> Vec<u8> {
@@ -365,7 +365,10 @@ pub(super) fn trouble(response: &Response<Bytes>, token: &Secret) -> Trouble {
         text.replace(&*token, "[MASKED]").into_bytes()
     };
     let mut message = protocol::error_message(&hidden(response.body()));
-    if message.is_empty()
+    if message.is_empty() && response.status().is_success() {
+        // What a gateway's page for logging in looks like, most of all.
+        message = "not as GitLab answers; is it a proxy or another server that does?".to_owned();
+    } else if message.is_empty()
         && response.status().is_redirection()
         && let Some(location) = response.headers().get(LOCATION)
     {

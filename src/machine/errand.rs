@@ -164,8 +164,9 @@ impl Errand {
             wall,
             setback: None,
         };
-        // Any 200 counts: old servers answer in plain text.
-        if self.is_question() && status == StatusCode::OK {
+        // Old servers answer in plain text; a web page is none of GitLab's answers.
+        let is_web_page = headers::is_web_page(response.headers());
+        if self.is_question() && status == StatusCode::OK && !is_web_page {
             return answer(Ok(RunnerDetails::parse(response.body())));
         }
         if self.is_deletion() {

@@ -344,10 +344,10 @@ impl JobMachine {
             }
             News::Ended(why) => self.abort(core, why),
             News::Reported => {
-                let success = self.failure.is_none();
+                let failure = self.failure.clone();
                 core.notice(Notice::JobReported {
                     job: self.id,
-                    success,
+                    failure,
                 });
                 self.done(core);
             }

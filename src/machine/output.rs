@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::call::{CallOutcome, NewToken, TokenNotice};
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
-    protocol::{JobPayload, Phase, ScriptStatus},
+    protocol::{Failure, JobPayload, Phase, ScriptStatus},
     transport::TransportError,
 };
 
@@ -425,8 +425,8 @@ pub enum Notice {
     JobReported {
         /// Which job.
         job: JobId,
-        /// Whether it succeeded.
-        success: bool,
+        /// How it failed; nothing if it succeeded.
+        failure: Option<Failure>,
     },
     /// The final state of the job could not be brought to GitLab.
     JobReportFailed {
@@ -561,11 +561,11 @@ impl fmt::Display for Notice {
             Self::ArtifactFailed { artifact, why } => {
                 write!(f, "{artifact} could not be uploaded: {why}")
             }
-            Self::JobReported { job, success: true } => write!(f, "job {job} succeeded"),
+            Self::JobReported { job, failure: None } => write!(f, "job {job} succeeded"),
             Self::JobReported {
                 job,
-                success: false,
-            } => write!(f, "job {job} failed"),
+                failure: Some(failure),
+            } => write!(f, "job {job} failed: {failure}"),
             Self::JobReportFailed { job, why } => {
                 write!(f, "job {job}: its final state could not be reported: {why}")
             }

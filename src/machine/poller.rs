@@ -334,7 +334,18 @@ impl Poller {
                     }
                     _ => core.wait_after(&mut self.backoff, response),
                 };
-                let trouble = trouble(response, &poll.token);
+                let trouble = match trouble(response, &poll.token) {
+                    // A GitLab elsewhere on this host, or none: people need to see where we asked.
+                    Trouble::Status { status, message }
+                        if status == StatusCode::NOT_FOUND
+                            && (message.is_empty() || message == status.to_string()) =>
+                    {
+                        let server = &core.config.server;
+                        let message = format!("is {server} the address of GitLab?");
+                        Trouble::Status { status, message }
+                    }
+                    trouble => trouble,
+                };
                 self.on_poll_failed(core, poll, trouble, wait);
                 None
             }

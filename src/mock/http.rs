@@ -2,6 +2,49 @@
 //!
 //! The server runs on a thread of its own, so any client on any runtime can talk to it. Time is
 //! real: what passed since the start.
+//!
+//! A test of a handler that needs tokio, here for its processes:
+//!
+//! ```
+//! use gitlab_runner::{
+//!     JobHandler, JobResult, Phase, Runner,
+//!     job::Job,
+//!     mock::{JobSpec, JobStatus, MockGitlab, http::Loopback},
+//!     outputln,
+//! };
+//! use tokio::process::Command;
+//!
+//! struct Lab(Job);
+//!
+//! #[async_trait::async_trait]
+//! impl JobHandler for Lab {
+//!     async fn step(&mut self, script: &[String], _phase: Phase) -> JobResult {
+//!         let output = Command::new("sh").arg("-c").arg(script.join("\n")).output().await;
+//!         self.0.trace(output.map_err(|error| outputln!("no shell: {error}"))?.stdout);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut gitlab = MockGitlab::new(7);
+//! gitlab.add_runner("glrt-lab");
+//! let job = gitlab.enqueue(JobSpec::script(["echo hello"]));
+//! let gitlab = Loopback::start(gitlab)?;
+//!
+//! let builds = std::env::temp_dir().join("lab-builds");
+//! let mut runner = Runner::new(gitlab.url().parse()?, "glrt-lab".into(), builds);
+//! assert!(runner.request_job(|job| async { Ok(Lab(job)) }).await?);
+//! runner.drain().await;
+//!
+//! gitlab.with(|gitlab, _now| {
+//!     let report = gitlab.report(job).expect("the job is known");
+//!     assert_eq!(report.status, JobStatus::Success);
+//!     assert_eq!(report.log_text(), "hello\n");
+//! });
+//! # Ok(())
+//! # }
+//! ```
 
 use std::{
     collections::BTreeMap,

@@ -136,9 +136,18 @@ pub fn date(headers: &HeaderMap) -> Option<WallTime> {
 
 /// Whether the body is said to be JSON: media type `application/json`, with or without parameters.
 pub fn is_json(headers: &HeaderMap) -> bool {
+    is_media(headers, "application/json")
+}
+
+/// Whether the body is said to be a page for people, which no part of the job API answers with.
+pub(crate) fn is_web_page(headers: &HeaderMap) -> bool {
+    is_media(headers, "text/html")
+}
+
+fn is_media(headers: &HeaderMap, wanted: &str) -> bool {
     text(headers, &CONTENT_TYPE)
         .and_then(|value| value.split(';').next())
-        .is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
+        .is_some_and(|media| media.trim().eq_ignore_ascii_case(wanted))
 }
 
 /// The value of a header, if it is text (visible ASCII and blanks) and not empty.
@@ -317,6 +326,11 @@ mod tests {
             assert_eq!(is_json(&with(&CONTENT_TYPE, value)), wanted, "{value}");
         }
         assert!(!is_json(&HeaderMap::new()));
+        assert!(is_web_page(&with(
+            &CONTENT_TYPE,
+            "Text/HTML; charset=utf-8"
+        )));
+        assert!(!is_web_page(&with(&CONTENT_TYPE, "text/plain")));
     }
 
     quickcheck! {

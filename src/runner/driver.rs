@@ -217,6 +217,11 @@ impl Driver {
             Message::LogSwelled(job) => self.spill(job),
             Message::Run(call) => {
                 let capacity = self.shared.take_capacity().unwrap_or(call.capacity);
+                if capacity == 0 {
+                    notice::trouble_with_runner(
+                        "the runner may run no job at a time, so it asks for none",
+                    );
+                }
                 self.machine
                     .handle_input(self.now, Input::SetCapacity(capacity));
                 let old = (self.run.replace(call), self.last_process.take());

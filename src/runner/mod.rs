@@ -124,7 +124,8 @@ impl Runner {
     /// through a [`RunnerHandle`].
     ///
     /// `process` makes the handler of each job. If it fails or panics, the job fails with a line in
-    /// its log that says so, and the runner goes on.
+    /// its log that says so, and the runner goes on. With a `maximum` of zero it asks for no job until
+    /// [`RunnerHandle::set_capacity`] allows one.
     ///
     /// Dropping the future asks for no more jobs; those that run go on, and so does one that a
     /// request on its way may still bring. Await [`drain`](Self::drain) to see them end.

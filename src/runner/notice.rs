@@ -10,6 +10,7 @@ mod traced {
     use crate::{
         ids::JobId,
         machine::{Notice, TokenNotice},
+        protocol::{Failure, FailureReason},
     };
 
     /// For filters: where in the crate an event is made is nobody's business.
@@ -28,8 +29,15 @@ mod traced {
             Notice::JobStarted { job, .. } | Notice::JobCanceling(job) => {
                 tracing::info!(target: TARGET, job = job.0, "{notice}");
             }
-            Notice::JobReported { job, success } => {
-                tracing::info!(target: TARGET, job = job.0, success = *success, "{notice}");
+            Notice::JobReported { job, failure } => {
+                let reason = failure.as_ref().map(Failure::reason);
+                // This one is for us to mend, not for who wrote the script.
+                if reason == Some(&FailureReason::RunnerSystemFailure) {
+                    tracing::warn!(target: TARGET, job = job.0, success = false, "{notice}");
+                } else {
+                    let success = reason.is_none();
+                    tracing::info!(target: TARGET, job = job.0, success, "{notice}");
+                }
             }
             Notice::JobRepeated(job)
             | Notice::JobUnusable { job, .. }
@@ -59,11 +67,11 @@ mod traced {
 
     /// The runtime of the jobs is gone.
     pub(in crate::runner) fn jobs_lost(jobs: usize) {
-        tracing::error!(
-            target: TARGET,
-            jobs,
-            "{jobs} jobs were lost with the runtime that they ran on"
-        );
+        let what = match jobs {
+            1 => "1 job was lost with the runtime that it ran on".to_owned(),
+            _ => format!("{jobs} jobs were lost with the runtime that they ran on"),
+        };
+        tracing::error!(target: TARGET, jobs, "{what}");
     }
 
     /// Something about one job that GitLab is not to blame for.

@@ -1,10 +1,19 @@
 //! The names, bounds and types that programs rely on, as far as a compiler can tell.
 
-use std::{error::Error, fmt, future::Future, path::Path};
+use std::{
+    borrow::Cow,
+    error::Error,
+    fmt,
+    future::Future,
+    io::Read as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+};
 
 use gitlab_runner::{
     CancellableJobHandler, GitlabFilter, GitlabLayer, JobHandler, JobResult, JobRunList, NoFiles,
     Phase, RunError, Runner, RunnerBuilder, UploadableFile,
+    artifact::{Artifact, ArtifactFile},
     job::{Dependency, Job, Variable},
 };
 use tokio_util::sync::CancellationToken;
@@ -123,6 +132,85 @@ async fn every_handler_can_be_cancelled() {
     token.cancel();
     let step = CancellableJobHandler::step(&mut Hangs, &[], Phase::Script, &token).await;
     assert_eq!(step, Ok(()));
+}
+
+// 2.1 row 6: what the macro of `async_trait` makes of an implementation, written out
+struct ByHand(Vec<u8>);
+
+impl UploadableFile for ByHand {
+    type Data<'a> = &'a [u8];
+
+    fn get_path(&self) -> Cow<'_, str> {
+        "by-hand".into()
+    }
+
+    fn get_data<'a, 'b>(
+        &'a self,
+    ) -> Pin<Box<dyn Future<Output = Result<Self::Data<'a>, ()>> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async { Ok(&self.0[..]) })
+    }
+}
+
+impl CancellableJobHandler<ByHand> for ByHand {
+    fn step<'a, 'b, 'c, 'd>(
+        &'a mut self,
+        _: &'b [String],
+        _: Phase,
+        _: &'c CancellationToken,
+    ) -> Pin<Box<dyn Future<Output = JobResult> + Send + 'd>>
+    where
+        'a: 'd,
+        'b: 'd,
+        'c: 'd,
+        Self: 'd,
+    {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[tokio::test]
+async fn the_traits_are_those_of_async_trait() {
+    let file = ByHand(vec![1, 2]);
+    assert_eq!(file.get_data().await, Ok(&[1, 2][..]));
+    let mut handler: Box<dyn CancellableJobHandler<ByHand>> = Box::new(file);
+    assert_eq!(handler.get_uploadable_files().await.unwrap().count(), 0);
+    handler.cleanup().await;
+}
+
+// 2.1 rows 3 and 4: what a job hands out lives as long as the job, and what a dependency does alone
+#[allow(dead_code, reason = "it is enough that it compiles")]
+async fn what_a_job_hands_out<'job>(
+    job: &'job Job,
+) -> Result<Vec<(&'job str, &'job str)>, Box<dyn Error + Send + Sync>> {
+    let _: u64 = job.id();
+    let _: &Path = job.build_dir();
+    let _: Option<Variable<'job>> = job.variable("KEY");
+    job.trace(b"bytes");
+    job.trace(String::from("text"));
+    for dependency in job.dependencies() {
+        let _: (u64, &str) = (dependency.id(), dependency.name());
+        let _: (Option<&str>, Option<usize>) =
+            (dependency.artifact_filename(), dependency.artifact_size());
+        let artifact: Option<Artifact> = dependency.download().await?;
+        let Some(mut artifact) = artifact else {
+            continue;
+        };
+        let _: (bool, usize) = (artifact.is_empty(), artifact.len());
+        let _: Vec<&str> = artifact.file_names().collect();
+        let _: Option<ArtifactFile<'_>> = artifact.by_index(0);
+        let mut file = artifact.file("name").ok_or("no such file")?;
+        let _: (&str, Option<PathBuf>) = (file.name(), file.path());
+        file.read_to_end(&mut Vec::new())?;
+    }
+    let shown = |variable: &Variable<'_>| {
+        let _: (bool, bool, String) = (variable.masked(), variable.public(), variable.to_string());
+    };
+    job.variables().for_each(|variable| shown(&variable));
+    Ok(job.variables().map(|it| (it.key(), it.value())).collect())
 }
 
 // 2.2 row 2: `run` takes a function by name, of an opaque handler

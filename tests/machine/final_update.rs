@@ -63,7 +63,8 @@ fn reasons_that_the_server_does_not_know_are_replaced() {
 
 #[test]
 fn final_200_is_the_end() {
-    for (result, text) in [(StepResult::Ok, "succeeded"), (failed(1), "job 7 failed")] {
+    let failure = "job 7 failed: script_failure (exit code 1)";
+    for (result, text) in [(StepResult::Ok, "job 7 succeeded"), (failed(1), failure)] {
         let (mut world, update) = World::finishing(result);
         world.reply(&update, reply(200).body("200"));
         assert!(world.notice(text));

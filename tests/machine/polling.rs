@@ -161,6 +161,23 @@ fn request_400_is_not_repeated_often() {
 }
 
 #[test]
+fn request_404_names_the_server_that_was_asked() {
+    for reply in [
+        html(404),
+        reply(404).body(r#"{"error":"404 Not Found"}"#),
+        reply(404),
+    ] {
+        let (mut world, poll) = polling();
+        world.reply(&poll, reply);
+        assert!(
+            world.notice("404 Not Found: is https://gitlab.example.com/sub the address of GitLab?"),
+            "{:?}",
+            world.notices
+        );
+    }
+}
+
+#[test]
 fn request_403_pauses_this_runner_ever_longer() {
     for status in [401, 403] {
         let (mut world, mut poll) = polling();

@@ -48,6 +48,19 @@ fn old_servers_answer_in_plain_text() {
 }
 
 #[test]
+fn a_page_that_answers_for_gitlab_is_no_verdict() {
+    let mut world = world();
+    let verify = world.request();
+    let page = || html(200).header("Content-Type", "text/html; charset=utf-8");
+    world.reply(&verify, page());
+    assert!(world.notice("could not verify the runner token (answered 200 OK: not as GitLab"));
+    let poll = world.request();
+    world.reply(&poll, page());
+    assert!(world.notice("could not ask for a job (answered 200 OK: not as GitLab answers"));
+    assert!(!world.notice("token verified"));
+}
+
+#[test]
 fn verify_403_ends_the_run_with_a_reason() {
     let mut world = world();
     let verify = world.request();

@@ -241,6 +241,7 @@ fn what_does_not_match_is_said_and_is_no_failure() {
     assert!(report.artifact("archive").is_none());
     let log = report.log_text();
     assert!(log.contains("nothing/here: no matching files"), "{log}");
+    assert!(log.contains("no files to upload as \"archive\""), "{log}");
 }
 
 #[test]
@@ -475,6 +476,34 @@ fn a_download_that_is_cut_begins_anew() {
     });
     assert_eq!(report.log_text(), TAKEN);
     assert_eq!(downloads, 2);
+}
+
+/// A reader of archives may forgive what is in front of one, so here it is a file as it is.
+#[test]
+fn nothing_is_left_of_a_download_that_was_cut() {
+    let world = World::new(18);
+    let job = world.enqueue(JobSpec::script(["take"]).payload_override(|payload| {
+        payload["dependencies"] = serde_json::json!([{ "id": 1, "name": "make", "token": "of-the-other-job",
+            "artifacts_file": { "filename": "report.txt", "size": 11 } }]);
+    }));
+    let whole = || http::Response::new(bytes::Bytes::from("hello world"));
+    let mut cut = whole();
+    *cut.body_mut() = "hello".into();
+    cut.headers_mut().insert("content-length", 11.into());
+    world.gitlab.with(|gitlab, _| {
+        gitlab.plan(Endpoint::ArtifactDownload, 1, Override::Reply(cut));
+        gitlab.plan(Endpoint::ArtifactDownload, 2, Override::Reply(whole()));
+    });
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let take = |job| async { Ok(Taker { job: Arc::new(job) }) };
+        assert!(runner.request_job(take).await.unwrap());
+        runner.drain().await;
+    });
+    assert_eq!(world.log(job), "make: report.txt is hello world\n");
+    world
+        .gitlab
+        .with(|gitlab, _| assert_eq!(gitlab.pending_plans(), 0));
 }
 
 #[test]

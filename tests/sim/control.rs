@@ -74,6 +74,39 @@ fn a_job_that_ended_at_gitlab_is_dropped() {
 }
 
 #[test]
+fn a_job_that_ended_at_gitlab_is_cleaned_up() {
+    struct Endless(Job, Arc<AtomicUsize>);
+
+    #[async_trait]
+    impl JobHandler for Endless {
+        async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+            self.0.sleep(7200 * SECOND).await;
+            Ok(())
+        }
+
+        // GitLab takes no more of the log, so it cannot say so there.
+        async fn cleanup(&mut self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    let world = World::new(36);
+    let cleaned = Arc::new(AtomicUsize::new(0));
+    let job = world.enqueue(spec());
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let count = Arc::clone(&cleaned);
+        let process = |job| async { Ok(Endless(job, count)) };
+        assert!(runner.request_job(process).await.unwrap());
+        world.sim.sleep(10 * SECOND).await;
+        world.gitlab.with(|gitlab, _| gitlab.force_cancel(job));
+        runner.drain().await;
+        assert!(world.sim.now() < Time::from_secs(100));
+    });
+    assert_eq!(cleaned.load(Ordering::Relaxed), 1);
+}
+
+#[test]
 fn a_cancelled_job_that_does_not_end_is_dropped() {
     let report = cancelled(22, 7200 * SECOND, |world, job| {
         world.gitlab.with(|gitlab, _| gitlab.cancel(job));

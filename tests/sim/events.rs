@@ -1,8 +1,15 @@
 //! Events and spans of `tracing`.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use gitlab_runner::{mock::JobSpec, outputln};
+use gitlab_runner::{
+    Failure,
+    mock::{JobSpec, JobStatus},
+    outputln,
+};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -15,7 +22,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::world::{URL, World};
+use crate::world::{Steps, URL, World, run_until};
 
 /// Remembers what it saw, as text.
 #[derive(Clone, Default)]
@@ -112,6 +119,54 @@ fn a_scoped_subscriber_sees_the_job() {
     }
     // One way per line.
     assert!(!witness.saw("in the log"));
+}
+
+#[test]
+fn a_job_that_failed_is_told_of_with_its_reason_and_louder_if_the_runner_is_to_blame() {
+    let world = World::new(92);
+    let witness = Witness::default();
+    let _second = tracing::Dispatch::new(Registry::default());
+    let subscriber = Registry::default().with(witness.clone());
+    tracing::subscriber::with_default(subscriber, || {
+        let spec = || JobSpec::script(["true"]);
+        let id = world
+            .run_job(
+                spec(),
+                |job, _| async move { job.fail(Failure::exit_code(3)) },
+            )
+            .id;
+        let wanted = format!("message=job {id} failed: script_failure (exit code 3)");
+        assert!(witness.saw(&format!("INFO gitlab_runner [] {wanted}")));
+        let id = world
+            .run_process(spec(), |_| async { Err::<Steps, ()>(()) })
+            .id;
+        let wanted = format!("message=job {id} failed: runner_system_failure");
+        assert!(witness.saw(&format!("WARN gitlab_runner [] {wanted}")));
+    });
+}
+
+#[test]
+fn a_runner_that_may_run_no_job_says_so() {
+    let world = World::new(91);
+    let job = world.enqueue(JobSpec::script(["true"]));
+    let witness = Witness::default();
+    let _second = tracing::Dispatch::new(Registry::default());
+    let subscriber = Registry::default().with(witness.clone());
+    tracing::subscriber::with_default(subscriber, || {
+        let mut runner = world.runner();
+        let handle = runner.handle();
+        let process = |job| async { Ok(Steps::new(job, |_, _| async { Ok(()) })) };
+        let end = async {
+            world.sim.sleep(Duration::from_secs(60)).await;
+            assert!(witness.saw("WARN gitlab_runner [] message=the runner may run no job"));
+            assert_eq!(world.report(job).status, JobStatus::Pending);
+            handle.set_capacity(1);
+            world.until_finished(job).await;
+        };
+        let ended = world.sim.block_on(run_until(runner.run(process, 0), end));
+        assert!(ended.is_none());
+    });
+    assert_eq!(world.report(job).status, JobStatus::Success);
 }
 
 #[test]

@@ -413,7 +413,9 @@ fn no_update_interval_stops_the_log() {
                 }))
             };
             assert!(runner.request_job(process).await.unwrap());
-            world.sim.sleep(SECOND).await;
+            // The longest interval there is: a quarter of an hour.
+            world.sim.sleep(910 * SECOND).await;
+            assert_eq!(world.log(job), "a line\n", "{interval}");
             let start = world.sim.now();
             world.gitlab.with(|gitlab, _| gitlab.cancel(job));
             runner.drain().await;

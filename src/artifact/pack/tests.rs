@@ -1,6 +1,5 @@
 use std::{
     fs,
-    io::Write as _,
     path::Path,
     time::{Duration, UNIX_EPOCH},
 };
@@ -9,6 +8,7 @@ use flate2::read::{GzDecoder, MultiGzDecoder};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::{
+    super::files::FileMetadata,
     super::testing::{Fault, MemoryFile, Threads, block_on, file, noise, printed},
     *,
 };
@@ -478,12 +478,33 @@ fn a_pack_that_is_dropped_leaves_nothing_behind() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_told_apart() {
-    // The one device that is always full.
-    let full = fs::OpenOptions::new().write(true).open("/dev/full");
-    let Ok(mut full) = full else {
-        eprintln!("SKIPPED: there is no /dev/full");
-        return;
-    };
-    let error = PackError::write(full.write_all(b"x").unwrap_err());
-    assert!(error.is_disk_full(), "{error}");
+    // What is small is written at the end, what is large on the way.
+    for (format, len) in [Format::Zip, Format::Gzip, Format::Raw]
+        .into_iter()
+        .flat_map(|format| [(format, 10), (format, 2 << 20)])
+    {
+        // The one device that is always full.
+        let full = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/full");
+        let Ok(full) = full else {
+            eprintln!("SKIPPED: there is no /dev/full");
+            return;
+        };
+        let full = SpoolWriter::on(full, None);
+        let mut writer = PackWriter::new(full, format, Level::Default, UNIX_EPOCH);
+        let entry = Entry {
+            name: "a".to_owned(),
+            metadata: FileMetadata::default(),
+        };
+        let packed = writer
+            .begin(entry)
+            .and_then(|()| writer.data(&noise(len)))
+            .and_then(|()| writer.end())
+            .and_then(|()| writer.finish());
+        let error = PackError::write(packed.map(drop).unwrap_err());
+        assert!(error.is_disk_full(), "{format:?}, {len}: {error:?}");
+        assert!(error.to_string().contains("the disk of the runner is full"));
+    }
 }
