@@ -214,3 +214,34 @@ async fn submodules_come_with_the_same_password() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn git_trusts_whom_the_runner_trusts() {
+    let Some(world) = World::over_tls() else {
+        return;
+    };
+    let spec = world.spec(["cat README", "git fetch --quiet origin main && echo again"]);
+    let log = succeeded(&world.run(spec).await);
+    assert!(log.contains("the third version\n"), "{log}");
+    assert!(log.contains("again\nCleaning"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_step_passes_on_is_there_in_the_next() {
+    let Some(world) = World::new() else { return };
+    let spec = world
+        .spec([
+            "echo \"from the hook: $HOOK\"",
+            "echo 'WORDS=some words = $MSG' >> \"$GITLAB_ENV\"",
+            "printf LAST=1 >> \"$GITLAB_ENV\"",
+        ])
+        .after_script(["echo \"$HOOK, $WORDS, $LAST.\""])
+        .payload_override(|payload| {
+            let script = ["echo HOOK=hooked >> \"$GITLAB_ENV\""];
+            payload["hooks"] =
+                serde_json::json!([{"name": "pre_get_sources_script", "script": script}]);
+        });
+    let log = succeeded(&world.run(spec).await);
+    assert!(log.contains("from the hook: hooked\n"), "{log}");
+    assert!(log.contains("hooked, some words = $MSG, 1.\n"), "{log}");
+}
