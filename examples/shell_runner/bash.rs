@@ -33,7 +33,8 @@ pub(crate) async fn run(
     let pass_on = fs::canonicalize(&temp).await?.join(PASS_ON_FILE);
     environment.insert(PASS_ON.to_owned(), pass_on.display().to_string());
     let file = temp.join(SCRIPT_FILE);
-    fs::write(&file, script(lines)).await?;
+    let traces = job.payload().switch("CI_DEBUG_TRACE") == Some(true);
+    fs::write(&file, script(lines, traces)).await?;
     let mut bash = Command::new(process::find("bash"));
     bash.arg(&file)
         .current_dir(project)
@@ -52,9 +53,12 @@ fi
 "#;
 
 /// The lines as one script, that ends with the first of them that fails and prints each before
-/// it runs.
-fn script(lines: &[String]) -> String {
+/// it runs. If it `traces`, bash prints every command.
+fn script(lines: &[String], traces: bool) -> String {
     let mut script = format!("set -eo pipefail\n{TAKE_OVER}");
+    if traces {
+        script += "set -o xtrace\n";
+    }
     for line in lines {
         let mut parts = line.lines();
         let first = parts.next().unwrap_or_default();

@@ -245,3 +245,19 @@ async fn what_a_step_passes_on_is_there_in_the_next() {
     assert!(log.contains("from the hook: hooked\n"), "{log}");
     assert!(log.contains("hooked, some words = $MSG, 1.\n"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_debug_trace_shows_every_command() {
+    let Some(world) = World::new() else { return };
+    let spec = world
+        .spec(["for word in one two; do true \"$word\"; done"])
+        .variable("CI_DEBUG_TRACE", "true")
+        .variable("GIT_STRATEGY", "none");
+    let report = world.run(spec).await;
+    let log = succeeded(&report);
+    assert!(
+        log.contains("+ true one\n") && log.contains("+ true two\n"),
+        "{log}"
+    );
+    assert!(report.debug_trace);
+}
