@@ -12,6 +12,11 @@ use crate::process;
 /// such a name.
 const SCRIPT_FILE: &str = "step.sh";
 
+/// What a step writes into the file of this name, `KEY=VALUE` in each line, later ones find in their
+/// environment.
+const PASS_ON: &str = "GITLAB_ENV";
+const PASS_ON_FILE: &str = "gitlab.env";
+
 /// Runs the lines in the directory `project`, each printed before it runs, up to the first one that
 /// fails. Gives the exit code.
 ///
@@ -21,11 +26,15 @@ pub(crate) async fn run(
     job: &Job,
     project: &Path,
     lines: &[String],
-    environment: BTreeMap<String, String>,
+    mut environment: BTreeMap<String, String>,
     cancel: &CancellationToken,
 ) -> Result<i32, Box<dyn Error + Send + Sync>> {
-    let file = job.temp_dir().await?.join(SCRIPT_FILE);
-    fs::write(&file, script(lines)).await?;
+    let temp = job.temp_dir().await?;
+    let pass_on = fs::canonicalize(&temp).await?.join(PASS_ON_FILE);
+    environment.insert(PASS_ON.to_owned(), pass_on.display().to_string());
+    let file = temp.join(SCRIPT_FILE);
+    let traces = job.payload().switch("CI_DEBUG_TRACE") == Some(true);
+    fs::write(&file, script(lines, traces)).await?;
     let mut bash = Command::new(process::find("bash"));
     bash.arg(&file)
         .current_dir(project)
@@ -34,10 +43,22 @@ pub(crate) async fn run(
     Ok(process::run(bash, cancel, |output| job.trace(output)).await?)
 }
 
+/// Takes over what earlier steps have passed on.
+const TAKE_OVER: &str = r#"if [ -f "$GITLAB_ENV" ]; then
+while IFS= read -r line || [ -n "$line" ]; do
+[ -z "$line" ] || export "${line?}"
+done < "$GITLAB_ENV"
+unset line
+fi
+"#;
+
 /// The lines as one script, that ends with the first of them that fails and prints each before
-/// it runs.
-fn script(lines: &[String]) -> String {
-    let mut script = "set -eo pipefail\n".to_owned();
+/// it runs. If it `traces`, bash prints every command.
+fn script(lines: &[String], traces: bool) -> String {
+    let mut script = format!("set -eo pipefail\n{TAKE_OVER}");
+    if traces {
+        script += "set -o xtrace\n";
+    }
     for line in lines {
         let mut parts = line.lines();
         let first = parts.next().unwrap_or_default();

@@ -80,8 +80,8 @@ impl Repository {
     /// Tells a job of it: `payload` is what GitLab hands out, `server` the address of the server.
     pub(crate) fn tell(&self, server: &str, payload: &mut Value) {
         let token = payload["token"].as_str().unwrap_or_default().to_owned();
-        let host = server.trim_start_matches("http://");
-        let url = format!("http://gitlab-ci-token:{token}@{host}{GROUP}{NAME}");
+        let (scheme, host) = server.split_once("://").unwrap_or(("http", server));
+        let url = format!("{scheme}://gitlab-ci-token:{token}@{host}{GROUP}{NAME}");
         self.tokens
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -73,9 +73,13 @@ impl Shell {
         let git = sources::get(&job, &project).await?;
         getting.end();
 
-        Self::fetch(&job, &project).await.map_err(|error| {
-            log::error(&job, &error.to_string());
-        })?;
+        let cancel = job.cancel_token();
+        tokio::select! {
+            fetched = Self::fetch(&job, &project) => fetched.map_err(|error| {
+                log::error(&job, &error.to_string());
+            })?,
+            () = cancel.cancelled() => return Err(()),
+        }
         Ok(Self {
             job,
             project,

@@ -153,6 +153,9 @@ impl JobPayload {
     /// to clone from), the variables that GitLab fills with tokens, all masked variables (unexpanded,
     /// and also those that a later one of the same key hides) and sensitive parameters.
     pub fn mask_values(&self) -> Vec<String> {
+        let repository = password(self.git_info.repo_url.expose());
+        // As whoever uses it may print it.
+        let decoded = repository.and_then(percent_decoded);
         let variables = self.variables.iter().flat_map(|variable| {
             let key = variable.key.as_str();
             let is_secret = variable.masked || TOKEN_VARIABLES.contains(&key);
@@ -175,7 +178,7 @@ impl JobPayload {
         let mut seen = BTreeSet::new();
         secrets
             .map(|secret| Some(secret.expose()))
-            .chain([password(self.git_info.repo_url.expose())])
+            .chain([repository, decoded.as_deref()])
             .chain(variables)
             .chain(inputs)
             .flatten()
@@ -231,6 +234,28 @@ fn password(url: &str) -> Option<&str> {
     let authority = rest.split(['/', '?', '#']).next()?;
     let (user_info, _) = authority.rsplit_once('@')?;
     user_info.split_once(':').map(|(_, password)| password)
+}
+
+/// The text that percent signs in a part of a URL stand for, if there are any.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    let mut found = false;
+    for part in parts {
+        let digits = part.get(..2).filter(|it| !it.starts_with('+'));
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                found = true;
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    found.then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -242,6 +242,18 @@ fn odd_timeouts_are_those_of_the_runner() {
     }
 }
 
+#[test]
+fn the_time_limit_of_a_step_does_not_count() {
+    let mut payload = payload();
+    payload["steps"][0]["timeout"] = json!(1);
+    let mut world = World::running(&payload);
+    for _ in 0..3 {
+        let put = world.next_request();
+        world.reply(&put, reply(200));
+        world.no_job_output();
+    }
+}
+
 /// A job whose script runs and that was cancelled gracefully.
 fn canceling(payload: &Value) -> World {
     let mut world = World::running(payload);

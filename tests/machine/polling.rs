@@ -31,7 +31,9 @@ fn what_a_job_request_looks_like() {
             .unwrap()
             .starts_with("gitlab-runner-rs ")
     );
-    assert_eq!(poll.header("X-Request-ID").unwrap().len(), 32);
+    let id = poll.header("X-Request-ID").unwrap();
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    assert!(id.len() == 32 && id.bytes().all(is_hex), "{id}");
     let body = poll.json();
     assert_eq!(body["token"], TOKEN);
     assert_eq!(body["system_id"], "s_0123456789ab");

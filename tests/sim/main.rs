@@ -15,6 +15,7 @@ mod file_variables;
 mod life;
 mod logs;
 mod mishaps;
+mod outages;
 mod outcomes;
 mod requests;
 mod scale;

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::{Either, select};
 use gitlab_runner::{
-    RunErrorKind, Time,
+    RunErrorKind, Runner, Time,
     job::Job,
-    mock::{Endpoint, JobSpec, JobStatus, Override},
+    mock::{Answer, Endpoint, HoldId, JobSpec, JobStatus, Override, Server},
     outputln,
 };
+use http::{Request, Response};
 use serde_json::json;
 
-use crate::world::{Steps, World};
+use crate::world::{Steps, TOKEN, World};
 
 async fn process(job: Job) -> Result<Steps, ()> {
     Ok(Steps::new(job, |job, _| async move {
@@ -229,4 +231,53 @@ fn the_runner_shows_who_it_is() {
         assert_eq!(info["platform"], "linux");
         assert_eq!(info["name"], "gitlab-runner-rs");
     });
+}
+
+/// Turns everybody away, and remembers who it was.
+#[derive(Default)]
+struct Doorman(Vec<String>);
+
+impl Server for Doorman {
+    fn handle(&mut self, _: Time, request: Request<Bytes>) -> Answer {
+        let agent = request.headers().get("User-Agent");
+        let agent = agent.map_or("", |it| it.to_str().unwrap());
+        self.0.push(agent.to_owned());
+        let refusal = Response::builder().status(403);
+        Answer::Reply(refusal.body(Bytes::new()).unwrap())
+    }
+
+    fn poll_answer(&mut self, _: Time) -> Option<(HoldId, Answer)> {
+        None
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        None
+    }
+
+    fn drop_hold(&mut self, _: HoldId) {}
+}
+
+#[test]
+fn one_may_put_a_name_before_that_of_the_crate() {
+    let own = concat!("gitlab-runner-rs ", env!("CARGO_PKG_VERSION"));
+    for (prefix, wanted) in [
+        (None, own.to_owned()),
+        (Some("lab/1.2"), format!("lab/1.2 {own}")),
+        // No header can hold that.
+        (Some("lab\n1.2"), String::new()),
+    ] {
+        let world = World::new(57);
+        let door = world.sim.serve("door.example.test", Doorman::default());
+        let url = "https://door.example.test".parse().unwrap();
+        let builder = Runner::builder(url, TOKEN, world.dir.path()).adapter(world.sim.adapter());
+        let builder = match prefix {
+            Some(prefix) => builder.user_agent(prefix),
+            None => builder,
+        };
+        let mut runner = world.build(builder);
+        world.sim.block_on(async {
+            assert!(runner.request_job(process).await.is_err());
+        });
+        door.with(|door, _| assert_eq!(door.0, [wanted]));
+    }
 }

@@ -214,3 +214,50 @@ async fn submodules_come_with_the_same_password() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn git_trusts_whom_the_runner_trusts() {
+    let Some(world) = World::over_tls() else {
+        return;
+    };
+    let spec = world.spec(["cat README", "git fetch --quiet origin main && echo again"]);
+    let log = succeeded(&world.run(spec).await);
+    assert!(log.contains("the third version\n"), "{log}");
+    assert!(log.contains("again\nCleaning"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_step_passes_on_is_there_in_the_next() {
+    let Some(world) = World::new() else { return };
+    let spec = world
+        .spec([
+            "echo \"from the hook: $HOOK\"",
+            "echo 'WORDS=some words = $MSG' >> \"$GITLAB_ENV\"",
+            "printf LAST=1 >> \"$GITLAB_ENV\"",
+        ])
+        .after_script(["echo \"$HOOK, $WORDS, $LAST.\""])
+        .payload_override(|payload| {
+            let script = ["echo HOOK=hooked >> \"$GITLAB_ENV\""];
+            payload["hooks"] =
+                serde_json::json!([{"name": "pre_get_sources_script", "script": script}]);
+        });
+    let log = succeeded(&world.run(spec).await);
+    assert!(log.contains("from the hook: hooked\n"), "{log}");
+    assert!(log.contains("hooked, some words = $MSG, 1.\n"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_debug_trace_shows_every_command() {
+    let Some(world) = World::new() else { return };
+    let spec = world
+        .spec(["for word in one two; do true \"$word\"; done"])
+        .variable("CI_DEBUG_TRACE", "true")
+        .variable("GIT_STRATEGY", "none");
+    let report = world.run(spec).await;
+    let log = succeeded(&report);
+    assert!(
+        log.contains("+ true one\n") && log.contains("+ true two\n"),
+        "{log}"
+    );
+    assert!(report.debug_trace);
+}

@@ -1,14 +1,18 @@
 //! A simulated GitLab with a repository, and the example's handler.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gitlab_runner::{
     JobId, Runner, Time,
     adapter::TokioHyper,
-    mock::{Answer, HoldId, JobReport, JobSpec, MockGitlab, Server, http::Loopback},
+    mock::{
+        Answer, HoldId, JobReport, JobSpec, MockGitlab, Server,
+        http::{Loopback, ServerTls},
+    },
 };
 use http::{Request, Response};
+use rcgen::{CertifiedKey, KeyPair};
 use tempfile::TempDir;
 
 use crate::{
@@ -60,6 +64,7 @@ impl Server for Meddled {
 
 pub(crate) struct World {
     pub(crate) dir: TempDir,
+    ca_file: Option<PathBuf>,
     pub(crate) repository: Repository,
     pub(crate) gitlab: Arc<Loopback<FastServer<Meddled>>>,
 }
@@ -71,6 +76,16 @@ impl World {
     }
 
     pub(crate) fn meddling(meddle: Meddle) -> Option<Self> {
+        Self::start(meddle, None)
+    }
+
+    /// One that is reached by HTTPS, with a certificate that nobody knows but its jobs' runner.
+    pub(crate) fn over_tls() -> Option<Self> {
+        let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        Self::start(Box::new(|_| None), Some(certificate))
+    }
+
+    fn start(meddle: Meddle, tls: Option<CertifiedKey<KeyPair>>) -> Option<Self> {
         let Some(repository) = Repository::new().unwrap() else {
             eprintln!("!!! SKIPPED: there is no git on this machine");
             return None;
@@ -86,11 +101,24 @@ impl World {
             meddle,
             git: Vec::new(),
         };
-        let gitlab = Arc::new(Loopback::start(FastServer(meddled)).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let (gitlab, ca_file) = match tls {
+            None => (Loopback::start(FastServer(meddled)), None),
+            Some(CertifiedKey { cert, signing_key }) => {
+                let file = dir.path().join("ca.pem");
+                std::fs::write(&file, cert.pem()).unwrap();
+                let tls = ServerTls {
+                    cert_chain_pem: cert.pem().into_bytes(),
+                    key_pem: signing_key.serialize_pem().into_bytes(),
+                };
+                (Loopback::start_tls(FastServer(meddled), tls), Some(file))
+            }
+        };
         Some(Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir,
             repository,
-            gitlab,
+            gitlab: Arc::new(gitlab.unwrap()),
+            ca_file,
         })
     }
 
@@ -121,10 +149,15 @@ impl World {
         F: Future<Output = ()>,
     {
         let job = self.gitlab(|gitlab| gitlab.enqueue(spec));
-        let dir = &self.dir;
+        let dir = self.dir.path().join("builds");
         let url = self.gitlab.url().parse().unwrap();
-        let builder = Runner::builder(url, TOKEN, dir.path())
-            .adapter(Arc::new(Fast(TokioHyper::new().unwrap())));
+        let mut builder = Runner::builder(url, TOKEN, &dir);
+        let mut adapter = TokioHyper::builder();
+        if let Some(file) = &self.ca_file {
+            builder = builder.variable("CI_SERVER_TLS_CA_FILE", file.display().to_string());
+            adapter = adapter.ca_file(file);
+        }
+        let builder = builder.adapter(Arc::new(Fast(adapter.build().unwrap())));
         let mut runner = environment::shared(builder).build().await;
         let run = async {
             assert!(runner.request_job(Shell::start).await.unwrap());
@@ -132,7 +165,7 @@ impl World {
         };
         let both = async { tokio::join!(run, meanwhile(job)) };
         tokio::time::timeout(LIMIT, both).await.expect("it hangs");
-        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        let left = std::fs::read_dir(dir).unwrap().count();
         assert!(left <= 1, "only the id of the system may be left");
         let report = self.gitlab(|gitlab| gitlab.report(job).unwrap().clone());
         assert_eq!(report.checksum_matches(), Some(true));

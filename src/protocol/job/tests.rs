@@ -79,12 +79,30 @@ fn everything_secret_is_to_be_masked() {
             "masked",
             "one\ntwo",
             "registry-password",
+            "repo password",
             "repo%20password",
             "sensitive",
             "url-password",
         ]
     );
     assert_eq!(job(json!({})).mask_values(), ["t"]);
+}
+
+#[test]
+fn percent_signs_stand_for_characters() {
+    for (text, wanted) in [
+        ("plain", None),
+        ("", None),
+        ("50%", None),
+        ("%zz%+1", None),
+        ("a%20b", Some("a b")),
+        ("%c3%A4%", Some("ä%")),
+        ("%ff", Some("\u{FFFD}")),
+        ("%2", None),
+        ("%é", None),
+    ] {
+        assert_eq!(percent_decoded(text).as_deref(), wanted, "{text}");
+    }
 }
 
 #[test]
