@@ -5,29 +5,36 @@
 //! remove it: when its last user lets go of it, also by a panic or a kill, it is gone. Its offsets
 //! are those of what was put into it.
 
+mod memory;
+mod reader;
+mod writer;
+
 use std::{
-    error::Error,
     fmt,
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
     ops::Range,
     path::Path,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 
+pub(crate) use self::{
+    memory::{Allowance, Filled},
+    reader::{SpoolReader, Stop, StopOnDrop},
+    writer::{SpoolFull, SpoolWriter},
+};
 use crate::{
     adapter::{Adapter, unblock},
     sync::lock,
 };
 
-/// So much is read, or written, at a time.
+/// So much is written at a time.
 const PIECE: usize = 256 << 10;
+/// So much is read at a time to be sent.
+const STREAMED: usize = 512 << 10;
 
 /// A file without a name, which only this process can read.
 pub(crate) struct SpoolFile(Store);
@@ -64,7 +71,7 @@ impl SpoolFile {
     pub(crate) fn len(&self) -> u64 {
         match &self.0 {
             Store::Disk(inner) => lock(inner).len,
-            Store::Memory(filled) => filled.bytes.len() as u64,
+            Store::Memory(filled) => filled.from(0).len() as u64,
         }
     }
 
@@ -112,14 +119,16 @@ impl SpoolFile {
         adapter: Arc<dyn Adapter>,
     ) -> impl Stream<Item = io::Result<Bytes>> {
         let start = range.start;
-        let pieces = range.end.saturating_sub(start).div_ceil(PIECE as u64);
+        let pieces = range.end.saturating_sub(start).div_ceil(STREAMED as u64);
+        let buffers = Buffers::new(at_once + 1);
         stream::iter(0..pieces)
             .map(move |number| {
                 let (file, adapter) = (Arc::clone(&self), Arc::clone(&adapter));
-                let at = start + number * PIECE as u64;
-                let end = range.end.min(at + PIECE as u64);
+                let buffers = Arc::clone(&buffers);
+                let at = start + number * STREAMED as u64;
+                let end = range.end.min(at + STREAMED as u64);
                 async move {
-                    let read = unblock(&*adapter, move || file.read(at..end)).await;
+                    let read = unblock(&*adapter, move || file.read(at..end, &buffers)).await;
                     read.unwrap_or_else(|| Err(lost()))
                 }
             })
@@ -128,93 +137,70 @@ impl SpoolFile {
 
     /// Reads it from its start, until it is to `stop`; several may read at once.
     pub(crate) fn reader(self: Arc<Self>, stop: Stop) -> SpoolReader {
-        SpoolReader {
-            file: self,
-            stop,
-            at: 0,
-            buffer: Vec::new(),
-            start: 0,
-        }
+        SpoolReader::new(self, stop)
     }
 
-    fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+    fn read(&self, range: Range<u64>, buffers: &Arc<Buffers>) -> io::Result<Bytes> {
         let len = range.end.saturating_sub(range.start);
-        let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let mut buffer = buffers.take();
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
         match &self.0 {
             Store::Disk(inner) => {
                 let mut inner = lock(inner);
                 inner.file.seek(SeekFrom::Start(range.start))?;
-                (&inner.file).take(len).read_to_end(&mut bytes)?;
+                inner.file.read_exact(&mut buffer[..len])?;
             }
-            Store::Memory(filled) => {
-                filled.from(range.start).take(len).read_to_end(&mut bytes)?;
-            }
+            Store::Memory(filled) => filled.from(range.start).read_exact(&mut buffer[..len])?,
         }
-        if bytes.len() as u64 != len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(bytes.into())
+        Ok(Bytes::from_owner(Piece {
+            buffer,
+            len,
+            buffers: Arc::clone(buffers),
+        }))
     }
 }
 
-/// How much may be in memory instead of on disk, in bytes.
-pub(crate) struct Allowance(AtomicUsize);
+/// What is read to be sent goes through a few buffers again and again: new ones would cost more than
+/// what is done with them.
+struct Buffers {
+    free: Mutex<Vec<Vec<u8>>>,
+    /// No more are kept.
+    most: usize,
+}
 
-impl Allowance {
-    pub(crate) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self(AtomicUsize::new(bytes)))
+impl Buffers {
+    fn new(most: usize) -> Arc<Self> {
+        let free = Mutex::default();
+        Arc::new(Self { free, most })
     }
 
-    /// Room for so many bytes in memory, if there is as much left.
-    pub(crate) fn take(self: &Arc<Self>, len: u64) -> Option<Filled> {
-        let len = usize::try_from(len).ok()?;
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(len)
-            })
-            .ok()?;
-        Some(Filled {
-            bytes: Vec::with_capacity(len),
-            taken: len,
-            allowance: Arc::clone(self),
-        })
+    fn take(&self) -> Vec<u8> {
+        lock(&self.free).pop().unwrap_or_default()
     }
 }
 
-/// What may be in memory, and what is there of it so far.
-pub(crate) struct Filled {
-    bytes: Vec<u8>,
-    taken: usize,
-    allowance: Arc<Allowance>,
+/// A buffer that comes back.
+struct Piece {
+    buffer: Vec<u8>,
+    len: usize,
+    buffers: Arc<Buffers>,
 }
 
-impl Filled {
-    /// Adds a piece; false if there is no room for it.
-    pub(crate) fn add(&mut self, piece: &[u8]) -> bool {
-        let fits = piece.len() <= self.taken - self.bytes.len();
-        if fits {
-            self.bytes.extend_from_slice(piece);
-        }
-        fits
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() == self.taken
-    }
-
-    pub(crate) fn finish(self) -> SpoolFile {
-        SpoolFile(Store::Memory(self))
-    }
-
-    fn from(&self, at: u64) -> &[u8] {
-        let at = usize::try_from(at).unwrap_or(usize::MAX);
-        self.bytes.get(at..).unwrap_or_default()
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[..self.len]
     }
 }
 
-impl Drop for Filled {
+impl Drop for Piece {
     fn drop(&mut self) {
-        self.allowance.0.fetch_add(self.taken, Ordering::Relaxed);
+        let mut free = lock(&self.buffers.free);
+        if free.len() < self.buffers.most {
+            free.push(std::mem::take(&mut self.buffer));
+        }
     }
 }
 
@@ -251,78 +237,6 @@ pub(crate) fn lost() -> io::Error {
     io::Error::other("the runtime is going away")
 }
 
-/// Ends what is read on other threads: what they do with a file may take long after the job that
-/// wanted it is gone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Stop(Arc<AtomicBool>);
-
-/// Sets what it holds.
-pub(crate) struct StopOnDrop(pub(crate) Stop);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Reads a spool file. Blocks.
-///
-/// What was read last stays in memory, so that small steps to and fro cost nothing.
-#[derive(Clone)]
-pub(crate) struct SpoolReader {
-    file: Arc<SpoolFile>,
-    stop: Stop,
-    at: u64,
-    buffer: Vec<u8>,
-    /// Where in the file the buffer belongs.
-    start: u64,
-}
-
-/// So much is read ahead. Larger reads go past the buffer.
-const AHEAD: usize = 32 << 10;
-
-impl SpoolReader {
-    /// What of the buffer is at the place where it is read.
-    fn buffered(&self) -> &[u8] {
-        let inside = self.at.checked_sub(self.start);
-        let inside = inside.and_then(|inside| usize::try_from(inside).ok());
-        inside
-            .and_then(|inside| self.buffer.get(inside..))
-            .unwrap_or_default()
-    }
-}
-
-impl Read for SpoolReader {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.stop.0.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the job has come to its end"));
-        }
-        if self.buffered().is_empty() {
-            if out.len() >= AHEAD || self.file.in_memory() {
-                let len = self.file.read_at(self.at, out)?;
-                self.at += len as u64;
-                return Ok(len);
-            }
-            self.start = self.at;
-            self.buffer.resize(AHEAD, 0);
-            let len = self.file.read_at(self.at, &mut self.buffer);
-            self.buffer.truncate(*len.as_ref().unwrap_or(&0));
-            len?;
-        }
-        let mut buffered = self.buffered();
-        let len = buffered.read(out)?;
-        self.at += len as u64;
-        Ok(len)
-    }
-}
-
-impl Seek for SpoolReader {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.at = moved(self.at, self.file.len(), to)?;
-        Ok(self.at)
-    }
-}
-
 /// Where `to` is for one who is at `at`, in a file of `len` bytes.
 fn moved(at: u64, len: u64, to: SeekFrom) -> io::Result<u64> {
     let moved = match to {
@@ -331,146 +245,6 @@ fn moved(at: u64, len: u64, to: SeekFrom) -> io::Result<u64> {
         SeekFrom::End(by) => len.checked_add_signed(by),
     };
     moved.ok_or_else(|| io::ErrorKind::InvalidInput.into())
-}
-
-/// Fills a new spool file. Blocks.
-///
-/// What is written last can be gone back to and changed at no cost: archives write the length of an
-/// entry in front of it when it is over.
-pub(crate) struct SpoolWriter {
-    file: File,
-    /// Where the file stands.
-    file_at: u64,
-    len: u64,
-    /// Not yet in the file.
-    buffer: Vec<u8>,
-    /// Where in the file the buffer belongs.
-    start: u64,
-    /// Where the next byte goes: at the end of the buffer, or in it.
-    at: u64,
-    /// It may not become longer, in bytes.
-    most: Option<u64>,
-    /// A write failed. Nothing is written any more: an archive that is dropped then would try, and
-    /// complain.
-    broken: bool,
-}
-
-/// A spool file became longer than this many bytes, which it may not.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SpoolFull {
-    pub(crate) most: u64,
-}
-
-impl fmt::Display for SpoolFull {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "more than {} bytes", self.most)
-    }
-}
-
-impl Error for SpoolFull {}
-
-impl SpoolWriter {
-    /// An empty one on the file system of `dir`, which may not become longer than `most`.
-    pub(crate) fn create(dir: &Path, most: Option<u64>) -> io::Result<Self> {
-        Ok(Self::on(unnamed(dir)?, most))
-    }
-
-    /// One in this file, which is empty.
-    pub(crate) fn on(file: File, most: Option<u64>) -> Self {
-        Self {
-            most,
-            file,
-            file_at: 0,
-            len: 0,
-            buffer: Vec::with_capacity(PIECE),
-            start: 0,
-            at: 0,
-            broken: false,
-        }
-    }
-
-    pub(crate) fn finish(mut self) -> io::Result<SpoolFile> {
-        self.empty()?;
-        if self.broken {
-            return Err(io::Error::other("an earlier write failed"));
-        }
-        Ok(SpoolFile::on_disk(self.file, self.len))
-    }
-
-    /// Puts the buffer into the file.
-    fn empty(&mut self) -> io::Result<()> {
-        let buffer = std::mem::take(&mut self.buffer);
-        let result = self.put(self.start, &buffer);
-        self.buffer = buffer;
-        self.buffer.clear();
-        self.start = self.at;
-        result
-    }
-
-    fn put(&mut self, start: u64, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() || self.broken {
-            return Ok(());
-        }
-        self.broken = true;
-        let end = start.saturating_add(bytes.len() as u64);
-        if let Some(most) = self.most.filter(|most| end > *most) {
-            return Err(io::Error::other(SpoolFull { most }));
-        }
-        if self.file_at != start {
-            self.file.seek(SeekFrom::Start(start))?;
-            self.file_at = start;
-        }
-        self.file.write_all(bytes)?;
-        self.file_at += bytes.len() as u64;
-        self.len = self.len.max(self.file_at);
-        self.broken = false;
-        Ok(())
-    }
-
-    fn buffer_end(&self) -> u64 {
-        self.start + self.buffer.len() as u64
-    }
-}
-
-impl Write for SpoolWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let inside = (self.at - self.start) as usize;
-        if inside < self.buffer.len() {
-            let len = bytes.len().min(self.buffer.len() - inside);
-            self.buffer[inside..inside + len].copy_from_slice(&bytes[..len]);
-            self.at += len as u64;
-            return Ok(len);
-        }
-        if self.buffer.len() + bytes.len() > PIECE {
-            self.empty()?;
-        }
-        if bytes.len() >= PIECE {
-            self.put(self.start, bytes)?;
-            self.at += bytes.len() as u64;
-            self.start = self.at;
-        } else {
-            self.buffer.extend_from_slice(bytes);
-            self.at += bytes.len() as u64;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Seek for SpoolWriter {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let len = self.len.max(self.buffer_end());
-        let to = moved(self.at, len, to)?;
-        if !(self.start..=self.buffer_end()).contains(&to) {
-            self.empty()?;
-            self.start = to;
-        }
-        self.at = to;
-        Ok(to)
-    }
 }
 
 #[cfg(test)]
@@ -497,9 +271,10 @@ mod tests {
         file.append(&["ab".into(), "cd".into()]).unwrap();
         file.append(&["ef".into()]).unwrap();
         assert_eq!(file.len(), 6);
-        assert_eq!(file.read(1..4).unwrap(), "bcd");
+        let buffers = Buffers::new(1);
+        assert_eq!(file.read(1..4, &buffers).unwrap(), "bcd");
         assert_eq!(
-            file.read(4..7).unwrap_err().kind(),
+            file.read(4..7, &buffers).unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
         assert_eq!(format!("{file:?}"), "SpoolFile(6 bytes)");
@@ -544,7 +319,9 @@ mod tests {
         assert!(room.add(b"45") && room.is_full());
         let file = Arc::new(room.finish());
         assert!(file.in_memory() && file.append(&["6".into()]).is_err());
-        assert_eq!((file.len(), file.read(2..5).unwrap()), (6, "234".into()));
+        let buffers = Buffers::new(1);
+        let read = file.read(2..5, &buffers).unwrap();
+        assert_eq!((file.len(), read), (6, "234".into()));
         let mut reader = Arc::clone(&file).reader(Stop::default());
         let (mut end, mut byte) = (Vec::new(), [0]);
         reader.seek(SeekFrom::End(-2)).unwrap();
@@ -556,6 +333,45 @@ mod tests {
         assert_eq!(reader.read(&mut byte).unwrap(), 0);
         drop((file, reader));
         assert!(allowance.take(10).is_some());
+    }
+
+    #[test]
+    fn memory_is_used_again() {
+        let allowance = Allowance::new(2500);
+        let place = |room: &Filled| room.from(0).as_ptr();
+        let mut first = allowance.take(1000).unwrap();
+        assert!(first.add(&[1; 1000]) && !first.add(&[1]));
+        let at = place(&first);
+        drop(first);
+        let mut second = allowance.take(950).unwrap();
+        assert!(place(&second) == at && !second.is_full());
+        assert!(second.add(&[2; 950]) && second.is_full() && !second.add(&[2]));
+        assert_eq!(second.from(0), [2; 950]);
+        drop(second);
+        // Not for a little only, nor for ever.
+        let small = allowance.take(10).unwrap();
+        let rest = allowance.take(2490).unwrap();
+        assert!(allowance.take(1).is_none());
+        drop((small, rest));
+        allowance.relax();
+        assert_eq!(allowance.spare(), 0);
+
+        let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
+        file.append(&["0123456789".into()]).unwrap();
+        let buffers = Buffers::new(1);
+        let first = file.read(0..10, &buffers).unwrap();
+        let at = first.as_ptr();
+        let part = first.slice(3..);
+        drop(first);
+        assert_ne!(file.read(0..10, &buffers).unwrap().as_ptr(), at);
+        assert_eq!(part, "3456789");
+        drop(part);
+        assert_eq!(lock(&buffers.free).len(), 1);
+        let (short, long) = (file.read(0..2, &buffers), file.read(2..10, &buffers));
+        assert_eq!(
+            (short.unwrap(), long.unwrap()),
+            ("01".into(), "23456789".into())
+        );
     }
 
     quickcheck! {

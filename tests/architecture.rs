@@ -44,6 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["adapter", "mock", "sync", "time"],
     ),
     ("src/spool.rs", &["adapter", "sync"]),
+    ("src/spool", &["adapter", "sync"]),
     (
         "src/artifact",
         &["adapter", "protocol", "spool", "sync", "time"],

@@ -492,6 +492,7 @@ impl Driver {
                 if let Some(entry) = self.jobs.remove(&job) {
                     self.run_list.remove(job, &entry.log);
                     entry.log.close();
+                    self.options.memory.relax();
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 mod content;
 mod floor;
+mod packing;
 mod process;
 mod report;
 mod runner;

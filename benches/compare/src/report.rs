@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::{
-    BoxError,
+    BoxError, packing,
     process::{Run, Who, instructions, measure},
     work::{Content, Work},
 };
@@ -99,6 +99,9 @@ const ROWS: &[Row] = &[
     },
 ];
 
+/// The row that needs no server.
+const PACKING: &str = "packing";
+
 /// Measures the rows that are named, or all; `--quick` does each once and counts nothing.
 pub fn report(arguments: &[&str]) -> Result<(), BoxError> {
     let quick = arguments.contains(&"--quick");
@@ -109,7 +112,7 @@ pub fn report(arguments: &[&str]) -> Result<(), BoxError> {
         .collect();
     if let Some(unknown) = names
         .iter()
-        .find(|name| ROWS.iter().all(|row| row.name != **name))
+        .find(|name| **name != PACKING && ROWS.iter().all(|row| row.name != **name))
     {
         return Err(format!("there is no `{unknown}`").into());
     }
@@ -124,6 +127,9 @@ pub fn report(arguments: &[&str]) -> Result<(), BoxError> {
         if names.is_empty() || names.contains(&row.name) {
             row.report(if quick { 1 } else { row.repetitions }, count)?;
         }
+    }
+    if names.is_empty() || names.contains(&PACKING) {
+        packing::report(if quick { 1 } else { 3 })?;
     }
     Ok(())
 }

@@ -259,6 +259,93 @@ fn damage_is_an_error() {
     assert_eq!(error.kind(), ArtifactErrorKind::Damaged, "{error}");
 }
 
+/// Written to a pipe, lengths stand behind the content; with room for large ones, or with something
+/// in front.
+#[test]
+fn archives_of_all_kinds_of_writers_are_read() {
+    let mut streamed = ZipWriter::new_stream(Vec::new());
+    let mut large = ZipWriter::new(Cursor::new(Vec::new()));
+    let text = "0123456789".repeat(1000);
+    for method in [
+        zip::CompressionMethod::Deflated,
+        zip::CompressionMethod::Stored,
+    ] {
+        let options = SimpleFileOptions::default().compression_method(method);
+        let name = format!("{method}");
+        streamed.start_file(&name, options).unwrap();
+        streamed.write_all(text.as_bytes()).unwrap();
+        large.start_file(&name, options.large_file(true)).unwrap();
+        large.write_all(text.as_bytes()).unwrap();
+    }
+    let streamed = streamed.finish().unwrap().into_inner();
+    let large = large.finish().unwrap().into_inner();
+    // Bit 3 says that the lengths come later.
+    assert_eq!(streamed[6] & 8, 8);
+    let behind = [b"#!/bin/sh\nexit\n".as_slice(), &large].concat();
+    for bytes in [streamed, large, behind] {
+        let world = World::new();
+        let mut artifact = open(bytes, "artifacts.zip");
+        let extracted = artifact.extract(&world.inside(""), ExtractLimits::default());
+        assert_eq!(extracted.unwrap().files, 2);
+        for name in ["Deflated", "Stored"] {
+            assert_eq!(world.text(name), text);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_unpacked_is_told_apart_from_damage() {
+    let plain = Zip::new().file("a", "secret").bytes();
+    let central = plain.windows(4).position(|four| four == b"PK\x01\x02");
+    let central = central.unwrap();
+    let mut encrypted = plain.clone();
+    encrypted[6] |= 1;
+    encrypted[central + 8] |= 1;
+    let mut unknown = plain;
+    unknown[8] = 97;
+    unknown[central + 10] = 97;
+    for bytes in [encrypted, unknown] {
+        let world = World::new();
+        let mut artifact = open(bytes, "artifacts.zip");
+        let extracted = artifact.extract(&world.inside(""), ExtractLimits::default());
+        let error = extracted.unwrap_err();
+        assert_eq!(error.kind(), ArtifactErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("a in the artifact"), "{error}");
+        let written = fs::read(world.inside("a")).unwrap_or_default();
+        assert_eq!(written, b"");
+    }
+}
+
+/// Many entries may share what is compressed: a small archive is large many times over.
+#[test]
+fn entries_that_share_their_content_are_all_counted() {
+    let zeros = vec![0; 1 << 20];
+    let one = Zip::new().file("00", zeros).bytes();
+    let central = one.windows(4).position(|four| four == b"PK\x01\x02");
+    let central = central.unwrap();
+    let end = one.len() - 22;
+    let mut bytes = one[..central].to_vec();
+    for number in 0..100 {
+        let mut entry = one[central..end].to_vec();
+        let name = format!("{number:02}");
+        entry[46..48].copy_from_slice(name.as_bytes());
+        bytes.extend_from_slice(&entry);
+    }
+    let len = (bytes.len() - central) as u32;
+    let mut tail = one[end..].to_vec();
+    tail[8..10].copy_from_slice(&100_u16.to_le_bytes());
+    tail[10..12].copy_from_slice(&100_u16.to_le_bytes());
+    tail[12..16].copy_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&tail);
+    let limits = ExtractLimits::default().with_bytes(10 << 20);
+    let world = World::new();
+    let mut artifact = open(bytes, "artifacts.zip");
+    assert_eq!(artifact.len(), 100);
+    let error = artifact.extract(&world.inside(""), limits).unwrap_err();
+    assert_eq!(error.kind(), ArtifactErrorKind::TooLarge, "{error}");
+    assert!(world.is_empty());
+}
+
 #[test]
 fn gzip_and_raw_are_extracted_too() {
     let world = World::new();
