@@ -12,6 +12,9 @@
 //! Without an adapter of the user's choice, a [`Runner`](crate::Runner) that is awaited inside of
 //! tokio takes the first, elsewhere the second, else the third, as far as they are enabled.
 //!
+//! Their options are those of [`AdapterBuilder`]: certificates, proxies, limits. Make an adapter with
+//! its `builder()` and hand it to [`Runner::with_adapter`](crate::Runner::with_adapter).
+//!
 //! To write one for another runtime or HTTP client, implement [`Adapter`] and have it pass the
 //! suite of [`conformance`].
 //!
@@ -19,6 +22,10 @@
 #![cfg_attr(not(feature = "tokio"), doc = "[`TokioHyper`]: crate::adapter")]
 #![cfg_attr(not(feature = "smol"), doc = "[`SmolHyper`]: crate::adapter")]
 #![cfg_attr(not(feature = "async-std"), doc = "[`AsyncStdIsahc`]: crate::adapter")]
+#![cfg_attr(
+    not(any(feature = "tokio", feature = "smol", feature = "async-std")),
+    doc = "[`AdapterBuilder`]: crate::adapter"
+)]
 #![cfg_attr(not(feature = "conformance"), doc = "[`conformance`]: crate::adapter")]
 
 use std::{
@@ -38,15 +45,30 @@ use crate::{Time, sync::lock};
 pub mod conformance;
 
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
-#[path = "../../adapters/authority.rs"]
-mod authority;
+#[path = "../../adapters/certificates.rs"]
+mod certificates;
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 #[path = "../../adapters/common.rs"]
 mod common;
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 #[path = "../../adapters/options.rs"]
 mod options;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[path = "../../adapters/proxy.rs"]
+mod proxy;
 
+#[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/hyper_client.rs"]
+mod hyper_client;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/hyper_connect.rs"]
+mod hyper_connect;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/hyper_net.rs"]
+mod hyper_net;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+#[path = "../../adapters/hyper_pool.rs"]
+mod hyper_pool;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 #[path = "../../adapters/hyper_reply.rs"]
 mod hyper_reply;
@@ -71,16 +93,15 @@ mod async_std_isahc;
 #[cfg(feature = "smol")]
 #[path = "../../adapters/smol_hyper.rs"]
 mod smol_hyper;
-#[cfg(feature = "smol")]
-#[path = "../../adapters/smol_pool.rs"]
-mod smol_pool;
 
 #[cfg(feature = "async-std")]
-pub use async_std_isahc::{AsyncStdIsahc, AsyncStdIsahcBuilder};
+pub use async_std_isahc::AsyncStdIsahc;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+pub use options::AdapterBuilder;
 #[cfg(feature = "smol")]
-pub use smol_hyper::{SmolHyper, SmolHyperBuilder};
+pub use smol_hyper::SmolHyper;
 #[cfg(feature = "tokio")]
-pub use tokio_hyper::{TokioHyper, TokioHyperBuilder};
+pub use tokio_hyper::TokioHyper;
 
 /// Binds the runner to a runtime and an HTTP client.
 ///
@@ -177,8 +198,10 @@ pub enum AdapterErrorKind {
     /// The call was made outside of a runtime that an enabled adapter can use. Make it (or await
     /// it) inside of one, or make the adapter there and hand it over.
     NoRuntime,
-    /// A certificate authority that was given cannot be read, or is not a certificate.
+    /// A certificate or key that was given cannot be read or used.
     Certificate,
+    /// A proxy that was given, or stands in the environment, is not the URL of an HTTP proxy.
+    Proxy,
 }
 
 impl AdapterError {
@@ -222,17 +245,18 @@ impl Error for AdapterError {
 /// smol, else that on async-std, which both start their runtime when they need it.
 ///
 /// # Errors
-/// `NoRuntime` outside of any runtime that an enabled adapter can use.
+/// `NoRuntime` outside of any runtime that an enabled adapter can use; `Proxy` for one in the
+/// environment that is none.
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 pub(crate) fn default_adapter() -> Result<Arc<dyn Adapter>, AdapterError> {
     #[cfg(feature = "tokio")]
     let tokio = TokioHyper::new().map(|adapter| Arc::new(adapter) as _);
     #[cfg(all(feature = "tokio", any(feature = "smol", feature = "async-std")))]
-    if tokio.is_ok() {
+    if !matches!(&tokio, Err(error) if error.kind() == AdapterErrorKind::NoRuntime) {
         return tokio;
     }
     #[cfg(feature = "smol")]
-    let adapter = Ok(Arc::new(SmolHyper::new()) as _);
+    let adapter = SmolHyper::new().map(|adapter| Arc::new(adapter) as _);
     #[cfg(all(feature = "async-std", not(feature = "smol")))]
     let adapter = AsyncStdIsahc::new().map(|adapter| Arc::new(adapter) as _);
     #[cfg(not(any(feature = "smol", feature = "async-std")))]

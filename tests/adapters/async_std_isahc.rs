@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use gitlab_runner::adapter::{
-    Adapter, AsyncStdIsahc,
+    Adapter, AdapterBuilder, AdapterError, AsyncStdIsahc,
     conformance::{self, Exemption, Subject},
 };
 
-use crate::runner;
+use crate::{options::for_each_option, runner};
 
 struct OnAsyncStd;
 
@@ -37,6 +37,8 @@ impl Subject for OnAsyncStd {
 }
 
 gitlab_runner::adapter_conformance!(OnAsyncStd);
+
+for_each_option!(AsyncStdIsahc, OnAsyncStd);
 
 #[test]
 fn a_runner_runs_jobs() {

@@ -13,6 +13,8 @@ mod async_std_isahc;
 #[cfg(feature = "tokio")]
 mod loopback;
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+mod options;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 mod runner;
 #[cfg(feature = "smol")]
 mod smol_hyper;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use gitlab_runner::adapter::{
-    Adapter, SmolHyper,
+    Adapter, AdapterBuilder, AdapterError, SmolHyper,
     conformance::{self, Subject},
 };
 
-use crate::runner;
+use crate::{options::for_each_option, runner};
 
 struct OnSmol;
 
@@ -27,6 +27,8 @@ impl Subject for OnSmol {
 }
 
 gitlab_runner::adapter_conformance!(OnSmol);
+
+for_each_option!(SmolHyper, OnSmol);
 
 #[test]
 fn a_runner_runs_jobs() {

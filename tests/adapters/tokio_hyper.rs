@@ -1,19 +1,18 @@
 //! The adapter on tokio and hyper.
 
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use gitlab_runner::{
     JobHandler, JobResult, Phase, Runner,
     adapter::{
-        Adapter, AdapterErrorKind, TokioHyper,
+        Adapter, AdapterBuilder, AdapterError, TokioHyper,
         conformance::{self, Subject, support::*},
     },
     mock::http::Loopback,
 };
-use rcgen::KeyPair;
 
-use crate::runner;
+use crate::{options::for_each_option, runner};
 
 struct OnTokio;
 
@@ -37,6 +36,8 @@ impl Subject for OnTokio {
 }
 
 gitlab_runner::adapter_conformance!(OnTokio);
+
+for_each_option!(TokioHyper, OnTokio);
 
 #[test]
 fn a_runner_runs_jobs() {
@@ -74,46 +75,4 @@ async fn certificates_are_read_when_they_are_needed() {
         format!("{adapter:?}").contains("https_used: false"),
         "certificates were read for nothing"
     );
-}
-
-#[tokio::test]
-async fn an_authority_is_read_from_a_file() {
-    let authority = Authority::new("ours");
-    let server = Loopback::start_tls(Probe::default(), authority.server(&["127.0.0.1"])).unwrap();
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), authority.pem()).unwrap();
-    let adapter = TokioHyper::builder().ca_file(file.path()).build().unwrap();
-    bounded(get(&adapter, &server.url())).await.unwrap();
-}
-
-#[tokio::test]
-async fn authorities_that_cannot_be_used() {
-    let missing = tempfile::tempdir().unwrap().path().join("missing.pem");
-    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    for (builder, expected) in [
-        (
-            TokioHyper::builder().ca_pem("no PEM at all"),
-            "there is no certificate",
-        ),
-        (
-            TokioHyper::builder().ca_pem(KeyPair::generate().unwrap().serialize_pem()),
-            "there is no",
-        ),
-        (
-            TokioHyper::builder().ca_pem(broken),
-            "a certificate is broken",
-        ),
-        (
-            TokioHyper::builder().ca_file(missing),
-            "missing.pem: the file cannot be read",
-        ),
-    ] {
-        let error = builder.build().unwrap_err();
-        assert_eq!(error.kind(), AdapterErrorKind::Certificate);
-        assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(
-            error.source().is_none(),
-            expected.starts_with("there is no")
-        );
-    }
 }

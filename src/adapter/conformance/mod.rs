@@ -90,8 +90,8 @@ pub enum Exemption {
     RepeatsWithoutBody,
     /// The connection of a dropped request or reply is closed only when the server sends more.
     NoticesDropLate,
-    /// A server that refuses the client behind the handshake is one that broke the connection
-    /// (`Broken`, and the request may have been delivered).
+    /// A server or proxy that refuses the client behind the handshake is one that broke the
+    /// connection (`Broken`, and the request may have been delivered).
     HidesLateRefusal,
     /// When a server answers while a body is being sent, and closes at once, the answer may be lost
     /// (`Broken`, and the request may have been delivered).
