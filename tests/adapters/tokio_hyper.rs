@@ -76,3 +76,19 @@ async fn certificates_are_read_when_they_are_needed() {
         "certificates were read for nothing"
     );
 }
+
+#[tokio::test]
+async fn no_task_is_left_behind() {
+    let server = Loopback::start(Probe::default()).unwrap();
+    let adapter = TokioHyper::new().unwrap();
+    bounded(async {
+        get(&adapter, &server.url()).await.unwrap();
+        let metrics = tokio::runtime::Handle::current().metrics();
+        assert_ne!(metrics.num_alive_tasks(), 0, "nothing was kept");
+        drop(adapter);
+        while metrics.num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
