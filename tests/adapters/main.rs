@@ -18,5 +18,6 @@ mod options;
 mod runner;
 #[cfg(feature = "smol")]
 mod smol_hyper;
+mod subjects;
 #[cfg(feature = "tokio")]
 mod tokio_hyper;

@@ -52,13 +52,15 @@ macro_rules! for_each_option {
     };
     ($adapter:ty, $subject:expr; $($case:ident)+) => {
         impl $crate::options::Built for $adapter {
-            const SUBJECT: &'static dyn Subject = &$subject;
+            const SUBJECT: &'static dyn gitlab_runner::adapter::conformance::Subject = &$subject;
 
-            fn builder() -> AdapterBuilder<Self> {
+            fn builder() -> gitlab_runner::adapter::AdapterBuilder<Self> {
                 Self::builder()
             }
 
-            fn build(builder: AdapterBuilder<Self>) -> Result<Self, AdapterError> {
+            fn build(
+                builder: gitlab_runner::adapter::AdapterBuilder<Self>,
+            ) -> Result<Self, gitlab_runner::adapter::AdapterError> {
                 builder.build()
             }
         }

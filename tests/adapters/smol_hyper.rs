@@ -1,30 +1,8 @@
 //! The adapter on smol and hyper.
 
-use std::sync::Arc;
+use gitlab_runner::adapter::{SmolHyper, conformance};
 
-use futures::future::BoxFuture;
-use gitlab_runner::adapter::{
-    Adapter, AdapterBuilder, AdapterError, SmolHyper,
-    conformance::{self, Subject},
-};
-
-use crate::{options::for_each_option, runner};
-
-struct OnSmol;
-
-impl Subject for OnSmol {
-    fn adapter(&self, authorities: &[String]) -> Arc<dyn Adapter> {
-        let mut builder = SmolHyper::builder();
-        for pem in authorities {
-            builder = builder.ca_pem(pem.as_str());
-        }
-        Arc::new(builder.build().unwrap())
-    }
-
-    fn block_on(&self, case: BoxFuture<'_, ()>) {
-        smol::block_on(case);
-    }
-}
+use crate::{options::for_each_option, runner, subjects::OnSmol};
 
 gitlab_runner::adapter_conformance!(OnSmol);
 

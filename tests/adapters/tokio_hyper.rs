@@ -1,39 +1,15 @@
 //! The adapter on tokio and hyper.
 
-use std::sync::Arc;
-
-use futures::future::BoxFuture;
 use gitlab_runner::{
     JobHandler, JobResult, Phase, Runner,
     adapter::{
-        Adapter, AdapterBuilder, AdapterError, TokioHyper,
-        conformance::{self, Subject, support::*},
+        TokioHyper,
+        conformance::{self, support::*},
     },
     mock::http::Loopback,
 };
 
-use crate::{options::for_each_option, runner};
-
-struct OnTokio;
-
-impl Subject for OnTokio {
-    fn adapter(&self, authorities: &[String]) -> Arc<dyn Adapter> {
-        let mut builder = TokioHyper::builder();
-        for pem in authorities {
-            builder = builder.ca_pem(pem.as_str());
-        }
-        Arc::new(builder.build().unwrap())
-    }
-
-    fn block_on(&self, case: BoxFuture<'_, ()>) {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap()
-            .block_on(case);
-    }
-}
+use crate::{options::for_each_option, runner, subjects::OnTokio};
 
 gitlab_runner::adapter_conformance!(OnTokio);
 
