@@ -132,6 +132,30 @@ fn the_layers_have_no_circle() {
     }
 }
 
+/// The program of the README runs on other runtimes with another `main`, and nothing else changed.
+#[test]
+fn the_programs_of_the_readme_differ_in_their_main_alone() {
+    let bare = |text: &str| text.replace(char::is_whitespace, "").replace(",)", ")");
+    let readme = fs::read_to_string("README.md").unwrap();
+    let (_, program) = readme.split_once("```rust,no_run\n").unwrap();
+    let (program, _) = program.split_once("```").unwrap();
+    let (handler, main) = program.split_once("#[tokio::main]").unwrap();
+    let (_, handler) = handler.split_once("#[derive").unwrap();
+    let (_, main) = main.split_once("async fn main() {").unwrap();
+    let main = main.trim().trim_end_matches('}');
+    for (example, head) in [
+        ("readme", "#[tokio::main]\nasync fn main() {"),
+        ("readme_smol", "fn main() {\n    smol::block_on(async {"),
+        ("readme_async_std", "#[async_std::main]\nasync fn main() {"),
+    ] {
+        let source = fs::read_to_string(format!("examples/{example}.rs")).unwrap();
+        let source = bare(&source);
+        assert!(source.contains(&bare(handler)), "{example}: the handler");
+        let (_, rest) = source.split_once(&bare(head)).unwrap();
+        assert!(rest.starts_with(&bare(main)), "{example}: {rest}");
+    }
+}
+
 /// Each row of the tables names tests, and there are such tests.
 #[test]
 fn the_tables_name_tests_that_exist() {

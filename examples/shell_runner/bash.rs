@@ -1,9 +1,8 @@
 //! Runs lines of a script with bash.
 
-use std::{collections::BTreeMap, error::Error, path::Path};
+use std::{collections::BTreeMap, error::Error, fs, path::Path, process::Command};
 
 use gitlab_runner::job::Job;
-use tokio::{fs, process::Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::process;
@@ -25,13 +24,14 @@ pub(crate) async fn run(
     cancel: &CancellationToken,
 ) -> Result<i32, Box<dyn Error + Send + Sync>> {
     let file = job.temp_dir().await?.join(SCRIPT_FILE);
-    fs::write(&file, script(lines)).await?;
+    let (path, text) = (file.clone(), script(lines));
+    job.unblock(move || fs::write(path, text)).await?;
     let mut bash = Command::new(process::find("bash"));
     bash.arg(&file)
         .current_dir(project)
         .env_clear()
         .envs(environment);
-    Ok(process::run(bash, cancel, |output| job.trace(output)).await?)
+    Ok(process::run(job, bash, cancel, |output| job.trace(output)).await?)
 }
 
 /// The lines as one script, that ends with the first of them that fails and prints each before
