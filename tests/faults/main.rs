@@ -2,7 +2,10 @@
 //! simulator.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+mod artifacts;
 mod campaign;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 mod endings;
 mod fast;
 mod simulated;
@@ -10,5 +13,3 @@ mod simulated;
 mod sockets;
 #[path = "../adapters/subjects.rs"]
 mod subjects;
-#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
-mod whole;

@@ -11,9 +11,10 @@ use gitlab_runner::{
 use url::Url;
 
 use crate::{
+    artifacts,
     campaign::{TOKEN, check, enqueue, print},
+    endings,
     fast::{Fast, FastServer},
-    whole,
 };
 
 macro_rules! on {
@@ -37,18 +38,18 @@ macro_rules! on {
             }
 
             #[test]
-            fn cancelled_jobs_come_to_an_end() {
-                conformance::run(&$subject, |it| Box::pin(whole::cancelled_jobs(it)));
+            fn cancels_timeouts_and_servers_that_want_it_again() {
+                conformance::run(&$subject, |it| Box::pin(endings::run(it)));
             }
 
             #[test]
             fn artifacts_go_from_job_to_job() {
-                conformance::run(&$subject, |it| Box::pin(whole::artifacts(it)));
+                conformance::run(&$subject, |it| Box::pin(artifacts::with_trouble(it)));
             }
 
             #[test]
-            fn object_storage_on_plain_http_sees_no_token() {
-                conformance::run(&$subject, |it| Box::pin(whole::object_storage(it)));
+            fn object_storage_sees_no_token() {
+                conformance::run(&$subject, |it| Box::pin(artifacts::object_storage(it)));
             }
         }
     };

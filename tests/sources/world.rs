@@ -124,7 +124,7 @@ impl World {
         let dir = &self.dir;
         let url = self.gitlab.url().parse().unwrap();
         let builder = Runner::builder(url, TOKEN, dir.path())
-            .adapter(Arc::new(Fast(TokioHyper::new().unwrap())));
+            .adapter(Arc::new(Fast(Arc::new(TokioHyper::new().unwrap()))));
         let mut runner = environment::shared(builder).build().await;
         let run = async {
             assert!(runner.request_job(Shell::start).await.unwrap());

@@ -1,7 +1,6 @@
-//! What a runner does besides logs, over real sockets on each adapter: jobs are cancelled, artifacts
-//! go out and come in.
+//! Artifacts go out of one job and into others, over real sockets on each adapter.
 
-use std::{borrow::Cow, io::Read, sync::Arc, time::Duration};
+use std::{borrow::Cow, io::Read, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{
@@ -9,7 +8,7 @@ use futures::{
     io::{AsyncRead, Cursor},
 };
 use gitlab_runner::{
-    CancellableJobHandler, JobHandler, JobResult, Phase, Runner, UploadableFile,
+    JobHandler, JobResult, Phase, Runner, UploadableFile,
     adapter::conformance::{Subject, support::*},
     job::Job,
     mock::{
@@ -17,74 +16,12 @@ use gitlab_runner::{
         http::Loopback,
     },
 };
-use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
     campaign::TOKEN,
     fast::{Fast, FastServer},
 };
-
-/// Goes on until it is cancelled.
-struct Endless(Job);
-
-#[async_trait]
-impl CancellableJobHandler for Endless {
-    async fn step(&mut self, _: &[String], phase: Phase, cancel: &CancellationToken) -> JobResult {
-        if phase == Phase::Script {
-            self.0.trace("working\n");
-            cancel.cancelled().await;
-            self.0.sleep(Duration::from_secs(5)).await;
-            self.0.trace("ended\n");
-        }
-        Ok(())
-    }
-}
-
-pub(crate) async fn cancelled_jobs(subject: &dyn Subject) {
-    let mut gitlab = MockGitlab::new(3);
-    gitlab.add_runner(TOKEN);
-    let jobs: Vec<_> = (0..20)
-        .map(|_| gitlab.enqueue(JobSpec::script(["work"]).after_script(["tidy"])))
-        .collect();
-    let gitlab = Loopback::start(FastServer(gitlab)).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let adapter = Arc::new(Fast(subject.adapter(&[])));
-    let url: Url = gitlab.url().parse().unwrap();
-    let mut runner = Runner::with_adapter(url, TOKEN.to_owned(), dir.path().to_owned(), adapter);
-    let handle = runner.handle();
-    let meddle = async {
-        let gitlab = elsewhere(move || {
-            let working = gitlab.wait_until(LIMIT, |it| {
-                let logs = jobs.iter().map(|job| it.0.report(*job).unwrap().log_text());
-                let all = logs.filter(|log| log == "working\n").count() == jobs.len();
-                all.then_some(())
-            });
-            working.expect("they do not work");
-            gitlab.with(|it, _| {
-                for job in &jobs {
-                    assert_eq!(it.0.cancel(*job), Some(JobStatus::Canceling));
-                }
-            });
-            let idle = gitlab.wait_until(LIMIT, |it| it.0.is_idle().then_some(()));
-            idle.expect("they do not end");
-            (gitlab, jobs)
-        });
-        let ended = gitlab.await;
-        handle.drain();
-        ended
-    };
-    let process = |job| async { Ok(Endless(job)) };
-    let (result, (gitlab, jobs)) = join(runner.run(process, 20), meddle).await;
-    result.unwrap();
-    gitlab.with(|it, _| {
-        for job in jobs {
-            let report = it.0.report(job).unwrap();
-            assert_eq!(report.status, JobStatus::Canceled, "{report:#?}");
-            assert_eq!(report.log_text(), "working\nended\n");
-        }
-    });
-}
 
 /// The files that a job makes: a few MiB that cannot be compressed.
 #[derive(Clone, Copy)]
@@ -194,7 +131,7 @@ async fn make_and_take(
 }
 
 /// Requests fail in every way meanwhile.
-pub(crate) async fn artifacts(subject: &dyn Subject) {
+pub(crate) async fn with_trouble(subject: &dyn Subject) {
     let mut gitlab = MockGitlab::new(4);
     let jobs = pipeline(&mut gitlab);
     let plan = FaultPlan::new(4).with_all(30).sparing_jobs();
@@ -206,22 +143,30 @@ pub(crate) async fn artifacts(subject: &dyn Subject) {
     make_and_take(&mut runner, gitlab, jobs).await;
 }
 
-/// GitLab is behind TLS and sends downloads elsewhere, without.
+/// GitLab is behind TLS and sends downloads elsewhere: behind TLS, too, or in clear, where they are
+/// not fetched at all.
 pub(crate) async fn object_storage(subject: &dyn Subject) {
-    let authority = Authority::new("ours");
-    let mut gitlab = MockGitlab::new(5);
-    let store: ObjectStore = gitlab.object_store();
-    let storage = Loopback::start(store.clone()).unwrap();
-    gitlab.settings_mut().object_storage = Some(storage.url());
-    let jobs = pipeline(&mut gitlab);
-    let gitlab = FastServer(Faulty::new(gitlab, FaultPlan::new(5)));
-    let gitlab = Loopback::start_tls(gitlab, authority.server(&["127.0.0.1"])).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let adapter = Arc::new(Fast(subject.adapter(&[authority.pem()])));
-    let url: Url = gitlab.url().parse().unwrap();
-    let mut runner = Runner::with_adapter(url, TOKEN.to_owned(), dir.path().to_owned(), adapter);
-    make_and_take(&mut runner, gitlab, jobs).await;
-    let requests = store.requests();
-    assert_eq!(requests.len(), 3);
-    assert!(requests.iter().all(|request| request.credential.is_none()));
+    for secure in [true, false] {
+        let authority = Authority::new("ours");
+        let tls = || authority.server(&["127.0.0.1"]);
+        let mut gitlab = MockGitlab::new(5);
+        let store: ObjectStore = gitlab.object_store();
+        let storage = match secure {
+            true => Loopback::start_tls(store.clone(), tls()).unwrap(),
+            false => Loopback::start(store.clone()).unwrap(),
+        };
+        gitlab.settings_mut().object_storage = Some(storage.url());
+        let jobs = pipeline(&mut gitlab);
+        let gitlab = FastServer(Faulty::new(gitlab, FaultPlan::new(5)));
+        let gitlab = Loopback::start_tls(gitlab, tls()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let adapter = Arc::new(Fast(subject.adapter(&[authority.pem()])));
+        let url: Url = gitlab.url().parse().unwrap();
+        let builds = dir.path().to_owned();
+        let mut runner = Runner::with_adapter(url, TOKEN.to_owned(), builds, adapter);
+        make_and_take(&mut runner, gitlab, jobs).await;
+        let requests = store.requests();
+        assert_eq!(requests.len(), if secure { 3 } else { 0 });
+        assert!(requests.iter().all(|request| request.credential.is_none()));
+    }
 }
