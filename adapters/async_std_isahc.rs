@@ -7,7 +7,8 @@
 
 use std::{
     error::Error,
-    fmt, io,
+    fmt,
+    io::{self, Write},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,8 +19,8 @@ use std::{
 use async_std::task;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{
-    AsyncRead, AsyncReadExt, FutureExt, StreamExt, channel::oneshot, future::BoxFuture,
-    lock::Mutex as AsyncMutex, stream,
+    AsyncRead, AsyncReadExt, FutureExt, StreamExt, future::BoxFuture, lock::Mutex as AsyncMutex,
+    stream,
 };
 use http::{
     Method, Request, Response, StatusCode,
@@ -30,16 +31,18 @@ use isahc::{
     AsyncBody, HttpClient,
     config::{Configurable, RedirectPolicy, VersionNegotiation},
     error::ErrorKind,
-    tls::{TlsConfig, TrustStore},
+    tls::{Identity, PrivateKey, TlsConfig, TrustStore},
 };
-use rustls::pki_types::CertificateDer;
+use tempfile::NamedTempFile;
 
 use crate::{
     Time,
     adapter::{
         Adapter, AdapterError, Body, TransportError, TransportErrorKind,
-        common::{MAX_IDLE, Name, Outgoing, prepare},
-        options::{Options, builder_options},
+        certificates::{Certificates, Loaded, nobody_is_trusted},
+        common::{Limit, Name, Outgoing, contained, prepare},
+        options::{AdapterBuilder, Options},
+        proxy::{Proxies, Proxy},
     },
 };
 
@@ -62,50 +65,45 @@ pub struct AsyncStdIsahc {
 }
 
 impl AsyncStdIsahc {
-    /// The adapter with the system's certificate authorities and default timeouts.
+    /// The adapter with the system's certificate authorities, the proxies of the environment and
+    /// default timeouts.
     ///
     /// # Errors
-    /// None that are known.
+    /// `Proxy` for one in the environment that is none.
     pub fn new() -> Result<Self, AdapterError> {
         Self::builder().build()
     }
 
     /// An adapter with options.
-    pub fn builder() -> AsyncStdIsahcBuilder {
-        AsyncStdIsahcBuilder::default()
+    pub fn builder() -> AdapterBuilder<Self> {
+        AdapterBuilder::new()
     }
 }
 
-/// Shows options only.
+/// Shows no secrets.
 impl fmt::Debug for AsyncStdIsahc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncStdIsahc")
-            .field("extra_authorities", &self.inner.authorities.len())
-            .finish_non_exhaustive()
+        self.inner.options.fmt_as("AsyncStdIsahc", f)
     }
 }
 
-/// Options of an [`AsyncStdIsahc`].
-#[derive(Clone, Default)]
-#[must_use]
-pub struct AsyncStdIsahcBuilder {
-    options: Options,
-}
-
-builder_options!(AsyncStdIsahcBuilder);
-
-impl AsyncStdIsahcBuilder {
+impl AdapterBuilder<AsyncStdIsahc> {
     /// The adapter.
     ///
     /// # Errors
-    /// `Certificate` for a certificate authority that cannot be read, holds no certificate or a
-    /// broken one.
+    /// `Certificate` for a certificate or key that cannot be read or used; `Proxy` for a proxy that
+    /// is none.
     pub fn build(self) -> Result<AsyncStdIsahc, AdapterError> {
+        let options = self.options;
+        let certificates = Certificates::load(&options)?;
         Ok(AsyncStdIsahc {
             inner: Arc::new(Inner {
                 origin: Instant::now(),
-                authorities: self.options.read_authorities()?,
-                options: self.options,
+                proxies: Proxies::from_options(&options)?,
+                limit: Limit::of(&options),
+                files: certificates.may_change(),
+                certificates: Arc::new(Mutex::new(certificates)),
+                options,
                 http: AsyncMutex::new(None),
                 https: AsyncMutex::new(None),
             }),
@@ -121,10 +119,10 @@ impl Adapter for AsyncStdIsahc {
     fn sleep_until(&self, deadline: Time) -> BoxFuture<'static, ()> {
         // No deadline is too far: an `Instant` cannot hold them all, so the way there is cut.
         const STRIDE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-        let adapter = self.clone();
+        let origin = self.inner.origin;
         Box::pin(async move {
             loop {
-                let left = deadline.since(adapter.now());
+                let left = deadline.since(Time(origin.elapsed()));
                 if left.is_zero() {
                     return;
                 }
@@ -138,13 +136,9 @@ impl Adapter for AsyncStdIsahc {
     }
 
     fn unblock(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
-        let (done, over) = oneshot::channel::<()>();
-        drop(task::spawn_blocking(move || {
-            let _done = done;
-            // A panic was printed when it happened; there is nobody else to tell.
-            let _ = std::panic::catch_unwind(AssertUnwindSafe(work));
-        }));
-        Box::pin(over.map(drop))
+        let (work, over) = contained(work);
+        drop(task::spawn_blocking(work));
+        over
     }
 
     fn send(
@@ -154,16 +148,23 @@ impl Adapter for AsyncStdIsahc {
         let inner = self.inner.clone();
         Box::pin(async move {
             let name = Name::of(&request);
-            let (request, secure) = prepare(request, &name)?;
-            let client = inner.client(secure, &name).await?;
+            let user_agent = inner.options.user_agent.as_ref();
+            let (request, secure) = prepare(request, user_agent, &name)?;
+            let turn = inner.limit.turn().await;
+            let proxy = inner.proxies.on_the_way(request.uri());
+            let secure_proxy = proxy
+                .as_ref()
+                .is_some_and(|proxy| proxy.uri.scheme_str() == Some("https"));
+            let client = inner.client(secure || secure_proxy, &name).await?;
             let method = request.method().clone();
             let broken = Slot::default();
-            let request = request_for(request, &broken);
+            let request = request_for(request, proxy, &broken);
             let sent = Instant::now();
-            match client.get().send_async(request).await {
-                Ok(reply) => reply_for(&method, reply, client, name),
-                Err(error) => Err(failure(error, &broken, sent.elapsed(), &name)),
-            }
+            let reply = match client.get().send_async(request).await {
+                Ok(reply) => reply_for(&method, reply, client, name)?,
+                Err(error) => return Err(failure(error, &broken, sent.elapsed(), &name)),
+            };
+            Ok(turn.until_read(reply))
         })
     }
 }
@@ -174,82 +175,155 @@ const SILENCE: Duration = Duration::from_secs(5 * 60);
 
 struct Inner {
     origin: Instant,
-    authorities: Arc<[CertificateDer<'static>]>,
     options: Options,
+    proxies: Proxies,
+    limit: Limit,
+    /// Whether certificates are in files.
+    files: bool,
+    certificates: Arc<Mutex<Certificates>>,
     http: AsyncMutex<Option<Arc<Client>>>,
     https: AsyncMutex<Option<Arc<Client>>>,
 }
 
 impl Inner {
     /// libcurl, which is started when it is first needed: a user of http only should neither read
-    /// the system's certificates nor fail for want of them.
+    /// the system's certificates nor fail for want of them. Started anew with other certificates,
+    /// and when connections have become too old; requests go on at the one that they began at.
     async fn client(&self, secure: bool, name: &Name) -> Result<Arc<Client>, TransportError> {
         let mut slot = if secure { &self.https } else { &self.http }.lock().await;
-        if let Some(client) = &*slot {
+        let refresh = secure && self.files;
+        let young = slot.as_ref().filter(|client| {
+            let max = self.options.max_age;
+            max.is_none_or(|max| client.since.elapsed() < max)
+        });
+        if let Some(client) = young
+            && !refresh
+        {
             return Ok(client.clone());
         }
-        let (authorities, options) = (self.authorities.clone(), self.options.clone());
-        let client = task::spawn_blocking(move || client(secure, &authorities, &options))
-            .await
-            .map_err(|error| {
-                let detail = format!("libcurl could not be set up for {name}");
-                TransportError::new(TransportErrorKind::Request, false, detail).with_source(error)
-            })?;
-        let client = Arc::new(Client(Some(client)));
-        *slot = Some(client.clone());
-        Ok(client)
-    }
-}
-
-/// Blocking: reads the system's certificates, if there are others to trust besides.
-fn client(
-    secure: bool,
-    authorities: &[CertificateDer<'static>],
-    options: &Options,
-) -> Result<HttpClient, isahc::Error> {
-    let mut builder = HttpClient::builder()
-        .redirect_policy(RedirectPolicy::None)
-        .automatic_decompression(false)
-        .expect_continue(false)
-        .version_negotiation(VersionNegotiation::http11())
-        .proxy(None)
-        .tcp_nodelay()
-        .connect_timeout(options.connect_timeout)
-        .low_speed_timeout(1, SILENCE)
-        .connection_cache_size(MAX_IDLE)
-        .connection_cache_ttl(options.idle_timeout);
-    if secure && !authorities.is_empty() {
-        // libcurl trusts either the system's authorities or those it is given.
-        let mut trust = TrustStore::builder();
-        for system in rustls_native_certs::load_native_certs().certs {
-            trust = trust.certificate_from_der(&system);
+        let (certificates, options) = (self.certificates.clone(), self.options.clone());
+        let is_young = young.is_some();
+        let failed = || {
+            let (kind, what) = match secure {
+                true => (TransportErrorKind::Tls, "TLS"),
+                false => (TransportErrorKind::Request, "libcurl"),
+            };
+            TransportError::new(
+                kind,
+                false,
+                format!("{what} could not be set up for {name}"),
+            )
+        };
+        let client = task::spawn_blocking(move || {
+            let mut certificates = lock(&certificates);
+            let changed = refresh && certificates.refresh();
+            if is_young && !changed {
+                return Ok(None);
+            }
+            let loaded = secure.then(|| certificates.loaded().clone());
+            drop(certificates);
+            Client::start(loaded.as_deref(), &options).map(Some)
+        })
+        .await
+        .map_err(|error| failed().with_source(error))?;
+        if let Some(client) = client {
+            *slot = Some(Arc::new(client));
         }
-        for authority in authorities {
-            trust = trust.certificate_from_der(authority);
-        }
-        builder = builder.tls_config(TlsConfig::builder().trust_store(trust.build()).build());
+        slot.clone().ok_or_else(failed)
     }
-    builder.build()
 }
 
 /// The last one to let go of isahc's client waits for its thread. So it has to be this.
-struct Client(Option<HttpClient>);
+struct Client {
+    http: Option<HttpClient>,
+    since: Instant,
+    /// libcurl reads them for each connection.
+    _identity: Option<[NamedTempFile; 2]>,
+}
 
 impl Client {
+    /// With TLS if there are certificates. Blocking: reads those of the system, if there are others
+    /// to trust besides.
+    fn start(
+        tls: Option<&Loaded>,
+        options: &Options,
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let mut builder = HttpClient::builder()
+            .redirect_policy(RedirectPolicy::None)
+            .automatic_decompression(false)
+            .expect_continue(false)
+            .version_negotiation(VersionNegotiation::http11())
+            .tcp_nodelay()
+            .connect_timeout(options.connect_timeout)
+            .low_speed_timeout(1, SILENCE)
+            .connection_cache_size(options.max_idle)
+            .connection_cache_ttl(options.idle_timeout);
+        let mut identity = None;
+        if let Some(loaded) = tls {
+            let mut config = TlsConfig::builder();
+            // libcurl trusts either the system's authorities or those it is given.
+            if !loaded.system || !loaded.authorities.is_empty() {
+                config = config.trust_store(trust(loaded)?);
+            }
+            if let Some([chain, key]) = &loaded.identity {
+                // It is silent about a certificate in memory, and does not send it.
+                let [chain, key] = [written(chain)?, written(key)?];
+                let private = PrivateKey::from_pem_file(key.path(), None);
+                config = config.identity(Identity::from_pem_file(chain.path(), Some(private)));
+                identity = Some([chain, key]);
+            }
+            let config = config.build();
+            builder = builder.tls_config(config.clone()).proxy_tls_config(config);
+        }
+        Ok(Self {
+            http: Some(builder.build()?),
+            since: Instant::now(),
+            _identity: identity,
+        })
+    }
+
     #[allow(clippy::expect_used, reason = "it is taken only when this is dropped")]
     fn get(&self) -> &HttpClient {
-        self.0.as_ref().expect("not dropped yet")
+        self.http.as_ref().expect("not dropped yet")
     }
+}
+
+fn trust(loaded: &Loaded) -> Result<TrustStore, String> {
+    let mut trust = TrustStore::builder();
+    let mut system = rustls_native_certs::CertificateResult::default();
+    if loaded.system {
+        system = rustls_native_certs::load_native_certs();
+    }
+    let all = system.certs.iter().chain(&loaded.authorities);
+    // libcurl cannot be given a list of none.
+    if all.clone().next().is_none() {
+        return Err(nobody_is_trusted(system.errors));
+    }
+    for authority in all {
+        trust = trust.certificate_from_der(authority);
+    }
+    Ok(trust.build())
+}
+
+/// A file that only we can read.
+fn written(pem: &[u8]) -> io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new()?;
+    file.write_all(pem)?;
+    Ok(file)
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let client = self.0.take();
+        let client = self.http.take();
         drop(task::spawn_blocking(move || drop(client)));
     }
 }
 
-fn request_for(request: Request<Outgoing>, broken: &Slot) -> Request<AsyncBody> {
+fn request_for(
+    request: Request<Outgoing>,
+    proxy: Option<Proxy>,
+    broken: &Slot,
+) -> Request<AsyncBody> {
     let (mut head, body) = request.into_parts();
     // Said by isahc, which would repeat ours.
     head.headers.remove(TRANSFER_ENCODING);
@@ -274,6 +348,13 @@ fn request_for(request: Request<Outgoing>, broken: &Slot) -> Request<AsyncBody> 
         Some(len) => AsyncBody::from_reader_sized(reader, len),
         None => AsyncBody::from_reader(reader),
     };
+    let mut config = Request::builder()
+        // Ours to say, not that of `no_proxy` in the environment.
+        .proxy_blacklist([""; 0])
+        .proxy(proxy.map(|proxy| proxy.given));
+    if let Some(config) = config.extensions_mut() {
+        head.extensions.extend(std::mem::take(config));
+    }
     Request::from_parts(head, body)
 }
 

@@ -10,17 +10,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, Stream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream, Stream},
+};
 use http::{
-    HeaderValue, Method, Request, Uri, Version,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    HeaderValue, Method, Request, Response, Uri, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT},
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::adapter::{Body, TransportError, TransportErrorKind};
-
-/// Idle connections kept for each server; further ones are closed after use.
-pub(super) const MAX_IDLE: usize = 128;
+use crate::adapter::{Body, TransportError, TransportErrorKind, options::Options};
 
 /// What errors call a request. Without user info and query, which may hold secrets. It costs little
 /// as long as nobody asks for it.
@@ -48,6 +49,7 @@ impl fmt::Display for Name {
 /// The request as it goes out, and whether it goes over TLS.
 pub(super) fn prepare(
     request: Request<Body>,
+    user_agent: Option<&HeaderValue>,
     name: &Name,
 ) -> Result<(Request<Outgoing>, bool), TransportError> {
     let refused = |why: &str| {
@@ -70,6 +72,9 @@ pub(super) fn prepare(
     }
     let (mut head, body) = request.into_parts();
     head.version = Version::HTTP_11;
+    if let Some(user_agent) = user_agent {
+        head.headers.insert(USER_AGENT, user_agent.clone());
+    }
     // The length is the body's to say; a second opinion would end in a request cut short.
     head.headers.remove(CONTENT_LENGTH);
     head.headers.remove(TRANSFER_ENCODING);
@@ -101,6 +106,72 @@ fn without_user_info(uri: Uri) -> Uri {
     let mut parts = uri.clone().into_parts();
     parts.authority = Some(bare);
     Uri::from_parts(parts).unwrap_or(uri)
+}
+
+/// Lets so many requests be on their way at a time.
+pub(super) struct Limit(Option<Arc<Semaphore>>);
+
+impl Limit {
+    pub(super) fn of(options: &Options) -> Self {
+        let limit = options.max_connections;
+        Self(limit.map(|limit| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)))))
+    }
+
+    /// Waits until there is room for one more.
+    pub(super) async fn turn(&self) -> Turn {
+        Turn(match &self.0 {
+            Some(limit) => limit.clone().acquire_owned().await.ok(),
+            None => None,
+        })
+    }
+}
+
+/// A request's room among others.
+pub(super) struct Turn(Option<OwnedSemaphorePermit>);
+
+impl Turn {
+    /// The reply, whose body takes the room until it is read or dropped.
+    pub(super) fn until_read(self, reply: Response<Body>) -> Response<Body> {
+        match self.0 {
+            Some(permit) => reply.map(|body| with_guard(body, permit)),
+            None => reply,
+        }
+    }
+}
+
+/// `body`, which keeps `guard` until it is read or dropped.
+pub(super) fn with_guard(body: Body, guard: impl Send + 'static) -> Body {
+    match body {
+        Body::Stream { len, chunks } => {
+            let mut guard = Some(guard);
+            let end = stream::poll_fn(move |_| {
+                drop(guard.take());
+                Poll::Ready(None)
+            });
+            Body::Stream {
+                len,
+                chunks: chunks.chain(end).boxed(),
+            }
+        }
+        body => body,
+    }
+}
+
+/// Blocking work whose panic stays in it, and its end.
+#[cfg(any(feature = "smol", feature = "async-std"))]
+pub(super) fn contained(
+    work: Box<dyn FnOnce() + Send>,
+) -> (
+    impl FnOnce() + Send + 'static,
+    futures::future::BoxFuture<'static, ()>,
+) {
+    let (done, over) = futures::channel::oneshot::channel::<()>();
+    let work = move || {
+        let _done = done;
+        // A panic was printed when it happened; there is nobody else to tell.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    };
+    (work, Box::pin(async { _ = over.await }))
 }
 
 /// A [`Body`] on its way out.
@@ -208,7 +279,7 @@ mod tests {
         let request = request("http://user:pass@host:81/a/b?private_token=x");
         let name = Name::of(&request);
         assert_eq!(name.to_string(), "GET http://host:81/a/b");
-        let (request, secure) = prepare(request, &name).unwrap();
+        let (request, secure) = prepare(request, None, &name).unwrap();
         assert!(!secure);
         assert_eq!(*request.uri(), "http://host:81/a/b?private_token=x");
     }

@@ -37,13 +37,19 @@ pub(super) fn reply_body(incoming: Incoming, name: Name) -> Body {
 }
 
 /// Why there is no reply on a connection that there was; `unsent` if no byte of the request was
-/// written to it.
+/// written to it. `cause` is what ended the connection, if that is known.
 pub(super) fn failure(
-    error: impl Error + Send + Sync + 'static,
+    error: hyper::Error,
+    cause: Option<hyper::Error>,
     unsent: bool,
     name: &Name,
 ) -> TransportError {
     use TransportErrorKind::{Body, Broken, Tls};
+    let error = match cause {
+        // It says no more than that there is a cause.
+        Some(cause) if error.is_canceled() => cause,
+        _ => error,
+    };
     let (kind, maybe_delivered, what) = if find::<BodyError>(&error).is_some() {
         (Body, true, "the body could not be read for")
     } else if find::<rustls::Error>(&error).is_some_and(ends_handshake) {

@@ -8,7 +8,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use hyper::rt;
@@ -100,59 +100,3 @@ impl<S: rt::Write + Unpin> rt::Write for LastWord<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
-
-#[cfg(feature = "tokio")]
-mod connector {
-    use std::future::Future;
-
-    use http::Uri;
-    use hyper_util::client::legacy::connect::{Connected, Connection};
-    use tower_service::Service;
-
-    use super::*;
-
-    /// Makes such streams of those that another connector makes.
-    #[derive(Clone)]
-    pub(in super::super) struct LastWords<C>(pub(in super::super) C);
-
-    impl<C> Service<Uri> for LastWords<C>
-    where
-        C: Service<Uri>,
-        C::Future: Unpin,
-    {
-        type Response = LastWord<C::Response>;
-        type Error = C::Error;
-        type Future = Connecting<C::Future>;
-
-        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
-            self.0.poll_ready(cx)
-        }
-
-        fn call(&mut self, uri: Uri) -> Self::Future {
-            Connecting(self.0.call(uri))
-        }
-    }
-
-    pub(in super::super) struct Connecting<F>(F);
-
-    impl<F, S, E> Future for Connecting<F>
-    where
-        F: Future<Output = Result<S, E>> + Unpin,
-    {
-        type Output = Result<LastWord<S>, E>;
-
-        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-            let stream = ready!(Pin::new(&mut self.0).poll(cx))?;
-            Poll::Ready(Ok(LastWord::new(stream)))
-        }
-    }
-
-    impl<S: Connection> Connection for LastWord<S> {
-        fn connected(&self) -> Connected {
-            self.stream.connected()
-        }
-    }
-}
-
-#[cfg(feature = "tokio")]
-pub(super) use connector::LastWords;

@@ -6,10 +6,9 @@
 
 use std::{sync::mpsc, time::Duration};
 
-use futures::StreamExt;
 use tokio::runtime::Handle;
 
-use crate::adapter::Body;
+use crate::adapter::{Body, common::with_guard};
 
 /// In real time. A server that is silent for longer is left to the clock, so that timeouts can be
 /// tested as well; the end of the runtime waits no longer either.
@@ -35,18 +34,9 @@ pub(super) fn hold(runtime: &Handle) -> Option<Hold> {
 
 /// `body`, which holds the clock until it is read or dropped.
 pub(super) fn hold_for(body: Body, hold: Option<Hold>) -> Body {
-    match (body, hold) {
-        (Body::Stream { len, chunks }, Some(hold)) => {
-            let chunks = chunks.map(move |chunk| {
-                let _holds = &hold;
-                chunk
-            });
-            Body::Stream {
-                len,
-                chunks: chunks.boxed(),
-            }
-        }
-        (body, _) => body,
+    match hold {
+        Some(hold) => with_guard(body, hold),
+        None => body,
     }
 }
 

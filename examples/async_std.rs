@@ -2,7 +2,9 @@
 
 #[path = "any_runtime/handler.rs"]
 mod handler;
+#[path = "any_runtime/loopback.rs"]
+mod loopback;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    async_std::task::block_on(handler::run_a_job("async-std"))
+    async_std::task::block_on(loopback::run("async-std"))
 }

@@ -2,7 +2,9 @@
 
 #[path = "any_runtime/handler.rs"]
 mod handler;
+#[path = "any_runtime/loopback.rs"]
+mod loopback;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tokio::runtime::Runtime::new()?.block_on(handler::run_a_job("tokio"))
+    tokio::runtime::Runtime::new()?.block_on(loopback::run("tokio"))
 }

@@ -49,15 +49,19 @@ const LAYERS: &[(&str, &[&str])] = &[
         "src/artifact",
         &["adapter", "protocol", "spool", "sync", "time"],
     ),
-    ("adapters/authority.rs", &["adapter"]),
-    ("adapters/common.rs", &["adapter"]),
+    ("adapters/certificates.rs", &["adapter"]),
     ("adapters/options.rs", &["adapter"]),
+    ("adapters/proxy.rs", &["adapter"]),
+    ("adapters/common.rs", &["adapter"]),
     ("adapters/tls.rs", &["adapter"]),
+    ("adapters/hyper_net.rs", &["adapter", "time"]),
     ("adapters/hyper_reply.rs", &["adapter"]),
     ("adapters/last_word.rs", &["adapter"]),
+    ("adapters/hyper_pool.rs", &["adapter", "time"]),
+    ("adapters/hyper_connect.rs", &["adapter"]),
+    ("adapters/hyper_client.rs", &["adapter"]),
     ("adapters/async_std_isahc.rs", &["adapter", "time"]),
     ("adapters/smol_hyper.rs", &["adapter", "time"]),
-    ("adapters/smol_pool.rs", &["adapter"]),
     ("adapters/tokio_clock.rs", &["adapter"]),
     ("adapters/tokio_hyper.rs", &["adapter", "time"]),
     ("adapters/sim", &["adapter", "mock", "time"]),
@@ -126,6 +130,30 @@ fn the_layers_have_no_circle() {
             assert!(above.contains(name), "{part} comes before {name}");
         }
         above.insert(Path::new(part).file_stem().unwrap().to_str().unwrap());
+    }
+}
+
+/// The program of the README runs on other runtimes with another `main`, and nothing else changed.
+#[test]
+fn the_programs_of_the_readme_differ_in_their_main_alone() {
+    let bare = |text: &str| text.replace(char::is_whitespace, "").replace(",)", ")");
+    let readme = fs::read_to_string("README.md").unwrap();
+    let (_, program) = readme.split_once("```rust,no_run\n").unwrap();
+    let (program, _) = program.split_once("```").unwrap();
+    let (handler, main) = program.split_once("#[tokio::main]").unwrap();
+    let (_, handler) = handler.split_once("#[derive").unwrap();
+    let (_, main) = main.split_once("async fn main() {").unwrap();
+    let main = main.trim().trim_end_matches('}');
+    for (example, head) in [
+        ("readme", "#[tokio::main]\nasync fn main() {"),
+        ("readme_smol", "fn main() {\n    smol::block_on(async {"),
+        ("readme_async_std", "#[async_std::main]\nasync fn main() {"),
+    ] {
+        let source = fs::read_to_string(format!("examples/{example}.rs")).unwrap();
+        let source = bare(&source);
+        assert!(source.contains(&bare(handler)), "{example}: the handler");
+        let (_, rest) = source.split_once(&bare(head)).unwrap();
+        assert!(rest.starts_with(&bare(main)), "{example}: {rest}");
     }
 }
 

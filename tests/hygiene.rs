@@ -255,7 +255,7 @@ async fn live(dir: &Path) -> Vec<String> {
     let key = String::from_utf8(tls.key_pem.clone()).unwrap();
     let gitlab = Loopback::start_tls(FastServer(gitlab()), tls).unwrap();
     let adapter = TokioHyper::builder().ca_pem(authority.pem());
-    let adapter = Arc::new(Fast(adapter.build().unwrap()));
+    let adapter = Arc::new(Fast(Arc::new(adapter.build().unwrap())));
     ear.look_at(&*adapter);
     let url: url::Url = gitlab.url().parse().unwrap();
     let builder = |token: &str| {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
-    env, fs,
+    env, fs, io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command as StdCommand, ExitStatus, Stdio},
@@ -29,6 +29,17 @@ use tokio::{
 };
 
 const TOKEN: &str = "glrt-only-GitLab-may-see-this";
+
+/// What the program can run on.
+const ADAPTERS: &[&str] = &[
+    #[cfg(feature = "tokio")]
+    "tokio",
+    #[cfg(feature = "smol")]
+    "smol",
+    #[cfg(feature = "async-std")]
+    "async-std",
+    "threads",
+];
 
 /// Nothing here takes nearly as long; a hang ends here.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -192,6 +203,21 @@ impl Serving {
         timeout(LIMIT, there).await.expect("it never started");
     }
 
+    /// Hears of it when all processes are gone that have run the [`Self::hold_line`]: each holds the
+    /// writing end open, and the last one to go closes it.
+    fn fifo_of_the_living(&self) -> mpsc::Receiver<io::Result<String>> {
+        let alive = self.path("alive");
+        let made = StdCommand::new("mkfifo").arg(&alive).status().unwrap();
+        assert!(made.success());
+        let (gone, all_gone) = mpsc::channel();
+        thread::spawn(move || gone.send(fs::read_to_string(alive)));
+        all_gone
+    }
+
+    fn hold_line(&self) -> String {
+        format!("exec 9>'{}'", self.path("alive").display())
+    }
+
     /// A line of a script that makes it.
     fn start_line(&self) -> String {
         format!("touch '{}'", self.path("started").display())
@@ -279,16 +305,15 @@ async fn a_job_request_on_its_way_is_awaited_and_its_job_is_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_signal_cancels_running_jobs_and_reports_them() {
-    let mut serving = Serving::start(|_| {});
-    // Every process of the job holds the writing end open, and the last one to go closes it.
-    let alive = serving.path("alive");
-    let made = StdCommand::new("mkfifo").arg(&alive).status().unwrap();
-    assert!(made.success());
-    let (gone, all_gone) = mpsc::channel();
-    let open = alive.clone();
-    thread::spawn(move || gone.send(fs::read_to_string(open)));
+    for adapter in ADAPTERS {
+        cancels_running_jobs(Serving::start_with(&["--adapter", adapter], |_| {})).await;
+    }
+}
+
+async fn cancels_running_jobs(mut serving: Serving) {
+    let all_gone = serving.fifo_of_the_living();
     let job = serving.enqueue(JobSpec::script([
-        &format!("exec 9>'{}'", alive.display()),
+        &serving.hold_line(),
         "trap '' TERM",
         "sleep 600 &",
         &serving.start_line(),
@@ -342,9 +367,20 @@ async fn sigquit_knows_no_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_third_signal_exits_at_once() {
-    let mut serving = Serving::start(|_| {});
-    serving.enqueue(JobSpec::script([&serving.start_line(), "sleep 600"]));
+async fn nothing_goes_on_behind_the_third_signal() {
+    for adapter in ADAPTERS {
+        exits_at_once(Serving::start_with(&["--adapter", adapter], |_| {})).await;
+    }
+}
+
+async fn exits_at_once(mut serving: Serving) {
+    let gone = serving.fifo_of_the_living();
+    serving.enqueue(JobSpec::script([
+        &serving.hold_line(),
+        "trap '' TERM",
+        &serving.start_line(),
+        "sleep 600",
+    ]));
     serving.until_started().await;
     // Nothing can be reported any more, so that an abort alone would take an hour.
     serving
@@ -360,6 +396,8 @@ async fn the_third_signal_exits_at_once() {
     }
     let (status, _) = serving.ended().await;
     assert_eq!(status.code(), Some(1), "{status}");
+    let gone = gone.recv_timeout(LIMIT);
+    assert!(gone.is_ok(), "processes are left behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -417,6 +455,7 @@ async fn what_cannot_work_is_said_at_once() {
         (&["--url", url, "--concurrency", "0"], 2, "must be a number"),
         (&["--url", url, "--drain-limit", "soon"], 2, "whole seconds"),
         (&["--url", url, "--nonsense"], 2, "unknown option"),
+        (&["--adapter", "none"], 2, "there is no such adapter"),
         (&["--url", url, "--token"], 2, "needs a value"),
         (&["--url", "ftp://127.0.0.1"], 1, "use `https://`"),
         (

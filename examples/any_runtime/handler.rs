@@ -6,12 +6,12 @@ use std::{
 };
 
 use gitlab_runner::{
-    Failure, JobHandler, JobResult, Phase, Runner,
+    Failure, JobHandler, JobId, JobResult, Phase, Runner,
     job::Job,
-    mock::{JobSpec, MockGitlab, http::Loopback},
+    mock::{JobSpec, MockGitlab},
 };
 
-const TOKEN: &str = "glrt-example";
+pub(crate) const TOKEN: &str = "glrt-example";
 
 /// Runs scripts with `sh`.
 struct Shell(Job);
@@ -36,28 +36,30 @@ impl JobHandler for Shell {
     }
 }
 
-/// Runs a job of a simulated GitLab and prints what that GitLab has of it in the end.
-pub(crate) async fn run_a_job(runtime: &str) -> Result<(), Box<dyn Error>> {
+/// A simulated GitLab with one job, which names the runtime.
+pub(crate) fn gitlab(runtime: &str) -> (MockGitlab, JobId) {
     let mut gitlab = MockGitlab::new(1);
     gitlab.add_runner(TOKEN);
     let script = [
         "echo \"job $$ is a process of its own\"".to_owned(),
         format!("echo 'started from {runtime}'"),
     ];
-    let id = gitlab.enqueue(JobSpec::script(script));
-    let gitlab = Loopback::start(gitlab)?;
-    let builds = tempfile::tempdir()?;
+    let job = gitlab.enqueue(JobSpec::script(script));
+    (gitlab, job)
+}
 
-    let url = gitlab.url().parse()?;
-    let mut runner = Runner::new(url, TOKEN.to_owned(), builds.path().into());
+/// Takes the job and runs it to its end.
+pub(crate) async fn run_a_job(mut runner: Runner) -> Result<(), Box<dyn Error>> {
     if !runner.request_job(|job| async { Ok(Shell(job)) }).await? {
         return Err("there was no job".into());
     }
     runner.drain().await;
+    Ok(())
+}
 
-    gitlab.with(|gitlab, _| {
-        let report = gitlab.report(id).ok_or("the job is gone")?;
-        println!("{:?}:\n{}", report.status, report.log_text());
-        Ok(())
-    })
+/// Prints what GitLab has of the job in the end.
+pub(crate) fn print(gitlab: &MockGitlab, job: JobId) -> Result<(), Box<dyn Error>> {
+    let report = gitlab.report(job).ok_or("the job is gone")?;
+    println!("{:?}:\n{}", report.status, report.log_text());
+    Ok(())
 }

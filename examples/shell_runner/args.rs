@@ -5,6 +5,8 @@ use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, time::Duration};
 use gitlab_runner::Secret;
 use url::{ParseError, Url};
 
+use crate::runtime::Runtime;
+
 pub(crate) const TOKEN_VARIABLE: &str = "GITLAB_RUNNER_TOKEN";
 
 pub(crate) const HELP: &str = "\
@@ -22,6 +24,8 @@ Options:
   --build-dir DIR    Where the jobs run, each in a directory of its own [builds]
   --drain-limit SEC  How long running jobs may take to finish after the first Ctrl-C or SIGTERM
   --ca-file FILE     Trust the certificates in this PEM file besides those of the system
+  --adapter NAME     What to run on, as far as it was built in (features tokio, smol, async-std):
+                     tokio, smol, async-std, threads [the first of them], also for the demo
   --help             This text
 
 The first Ctrl-C (or SIGTERM, or SIGQUIT, for which there is no limit) lets running jobs finish, the
@@ -38,12 +42,13 @@ Jobs run as the user who started this program: serve only projects that you trus
 #[derive(Debug)]
 pub(crate) enum Mode {
     Help,
-    Demo,
+    Demo(Runtime),
     Serve(Serve),
 }
 
 #[derive(Debug)]
 pub(crate) struct Serve {
+    pub(crate) runtime: Runtime,
     pub(crate) url: Url,
     pub(crate) token: Secret,
     pub(crate) concurrency: usize,
@@ -61,7 +66,7 @@ pub(crate) fn parse(
     token_variable: Option<OsString>,
 ) -> Result<Mode, String> {
     let mut args = args.into_iter();
-    let (mut url, mut token) = (None, None);
+    let (mut url, mut token, mut adapter) = (None, None, None);
     let (mut concurrency, mut build_dir) = (None, None);
     let (mut drain_limit, mut ca_file) = (None, None);
     while let Some(arg) = args.next() {
@@ -80,6 +85,7 @@ pub(crate) fn parse(
             "--build-dir" => &mut build_dir,
             "--drain-limit" => &mut drain_limit,
             "--ca-file" => &mut ca_file,
+            "--adapter" => &mut adapter,
             // What does not look like an option may be a token in the wrong place.
             _ if name.starts_with("--") => return Err(format!("unknown option {name:?}")),
             _ => return Err("an argument is no option: see --help".to_owned()),
@@ -91,11 +97,13 @@ pub(crate) fn parse(
         }
     }
 
+    let adapter = adapter.map(|name| text(name, "--adapter")).transpose()?;
+    let runtime = Runtime::named(adapter.as_deref())?;
     let Some(url) = url else {
         let others = [token, concurrency, build_dir, drain_limit, ca_file];
         return match others.iter().any(Option::is_some) {
             true => Err("options need --url; without any there is a demo".to_owned()),
-            false => Ok(Mode::Demo),
+            false => Ok(Mode::Demo(runtime)),
         };
     };
     let url = text(url, "--url")?;
@@ -129,6 +137,7 @@ pub(crate) fn parse(
         }
     };
     Ok(Mode::Serve(Serve {
+        runtime,
         url,
         token: Secret::new(token.trim()),
         concurrency,

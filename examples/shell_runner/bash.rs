@@ -1,9 +1,8 @@
 //! Runs lines of a script with bash.
 
-use std::{collections::BTreeMap, error::Error, path::Path};
+use std::{collections::BTreeMap, error::Error, fs, path::Path, process::Command};
 
 use gitlab_runner::job::Job;
-use tokio::{fs, process::Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::process;
@@ -30,17 +29,23 @@ pub(crate) async fn run(
     cancel: &CancellationToken,
 ) -> Result<i32, Box<dyn Error + Send + Sync>> {
     let temp = job.temp_dir().await?;
-    let pass_on = fs::canonicalize(&temp).await?.join(PASS_ON_FILE);
-    environment.insert(PASS_ON.to_owned(), pass_on.display().to_string());
     let file = temp.join(SCRIPT_FILE);
     let traces = job.payload().switch("CI_DEBUG_TRACE") == Some(true);
-    fs::write(&file, script(lines, traces)).await?;
+    let (path, text) = (file.clone(), script(lines, traces));
+    let temp = job
+        .unblock(move || {
+            fs::write(path, text)?;
+            fs::canonicalize(temp)
+        })
+        .await?;
+    let pass_on = temp.join(PASS_ON_FILE);
+    environment.insert(PASS_ON.to_owned(), pass_on.display().to_string());
     let mut bash = Command::new(process::find("bash"));
     bash.arg(&file)
         .current_dir(project)
         .env_clear()
         .envs(environment);
-    Ok(process::run(bash, cancel, |output| job.trace(output)).await?)
+    Ok(process::run(job, bash, cancel, |output| job.trace(output)).await?)
 }
 
 /// Takes over what earlier steps have passed on.

@@ -1,12 +1,13 @@
 //! A simulated GitLab, a pipeline, a real runner, and a look at what came of it.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
+use futures::future::{Either, select, try_join};
 use gitlab_runner::{
     JobId, Runner, RunnerHandle,
+    adapter::Adapter,
     mock::{JobReport, MockGitlab, PipelineError, PipelineSpec, http::Loopback},
 };
-use tokio::time::{Instant, sleep};
 
 use crate::{
     console::{self, View},
@@ -38,7 +39,10 @@ struct Job {
 }
 
 /// Runs the demo. Gives whether everything is at GitLab as it should be.
-pub(crate) async fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
+pub(crate) async fn run(
+    signals: Signals,
+    adapter: Arc<dyn Adapter>,
+) -> Result<bool, Box<dyn Error>> {
     let repository = Repository::new()?;
     if repository.is_none() {
         console::print(
@@ -65,22 +69,25 @@ pub(crate) async fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
 
     let builder = Runner::builder(gitlab.url().parse()?, TOKEN, build_dir.path());
     let mut runner = environment::shared(builder)
+        .adapter(adapter.clone())
         .artifact_log(true)
         .build()
         .await;
     let handle = runner.handle();
     let run = async { Ok::<_, Box<dyn Error>>(runner.run(Shell::start, CONCURRENCY).await?) };
     let watch = async {
-        match watch(&gitlab, &mut jobs, &handle).await {
+        match watch(&gitlab, &mut jobs, &handle, &*adapter).await {
             true => handle.drain(),
             // Something is broken. The table will tell.
             false => handle.abort(),
         }
         Ok(())
     };
-    tokio::select! {
-        result = async { tokio::try_join!(run, watch) } => result.map(drop)?,
-        () = signals.stop(handle.clone()) => return Ok(false),
+    let both = Box::pin(try_join(run, watch));
+    let stop = Box::pin(signals.stop(handle.clone()));
+    match select(both, stop).await {
+        Either::Left((result, _)) => drop(result?),
+        Either::Right(_) => return Ok(false),
     }
 
     Ok(gitlab.with(|gitlab, _| summary(&gitlab.server, &jobs)))
@@ -132,8 +139,9 @@ async fn watch(
     gitlab: &Loopback<WithRepository<MockGitlab>>,
     jobs: &mut [Job],
     runner: &RunnerHandle,
+    adapter: &dyn Adapter,
 ) -> bool {
-    let started = Instant::now();
+    let deadline = adapter.now() + PATIENCE;
     loop {
         let mut screen = String::new();
         let idle = gitlab.with(|gitlab, _| {
@@ -154,10 +162,10 @@ async fn watch(
             gitlab.is_idle()
         });
         console::print(&screen);
-        if idle || runner.is_stopped() || started.elapsed() > PATIENCE {
+        if idle || runner.is_stopped() || adapter.now() > deadline {
             return idle;
         }
-        sleep(REFRESH).await;
+        adapter.sleep_until(adapter.now() + REFRESH).await;
     }
 }
 

@@ -8,7 +8,8 @@
 //! Without arguments it starts a simulated GitLab in the same process, queues a pipeline there, runs
 //! it with real shells, and compares what that GitLab has stored in the end with what it should
 //! have. `shell.rs` is what to read first: the handler. `sources` gets what it works on with git,
-//! `bash.rs` and `process.rs` are how it runs scripts, and `signals.rs` is how it ends.
+//! `bash.rs` and `process.rs` are how it runs scripts, and `signals.rs` is how it ends. `runtime.rs` is
+//! what all of it runs on: nothing else here knows.
 
 mod args;
 mod bash;
@@ -20,14 +21,15 @@ mod log;
 mod pipeline;
 mod process;
 mod repository;
+mod runtime;
 mod shell;
 mod signals;
 mod sources;
 
-use std::{env, error::Error, io, path, process::ExitCode, sync::Arc, time::Duration};
+use std::{env, error::Error, io, path, pin::pin, process::ExitCode, sync::Arc};
 
-use gitlab_runner::{Runner, adapter::TokioHyper};
-use tokio::runtime::Runtime;
+use futures::{FutureExt, select};
+use gitlab_runner::{Runner, adapter::Adapter};
 use tracing_subscriber::EnvFilter;
 
 use crate::{args::Mode, shell::Shell, signals::Signals};
@@ -47,9 +49,19 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         // The demo shows what happens by itself.
-        Mode::Demo => start("error", || async { demo::run(Signals::new(None)?).await }),
-        Mode::Serve(options) => start("warn,gitlab_runner=info", || serve(options)),
+        Mode::Demo(runtime) => {
+            print_events("error");
+            runtime.block_on(None, async |adapter| {
+                demo::run(Signals::new(None)?, adapter).await
+            })
+        }
+        Mode::Serve(options) => {
+            print_events("warn,gitlab_runner=info");
+            let (runtime, ca_file) = (options.runtime, options.ca_file.clone());
+            runtime.block_on(ca_file.as_deref(), |adapter| serve(options, adapter))
+        }
     };
+    process::kill_all();
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -60,46 +72,38 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs `work` on tokio, with events at least as important as this printed to stderr.
-fn start<F>(events: &str, work: impl FnOnce() -> F) -> Result<bool, Box<dyn Error>>
-where
-    F: Future<Output = Result<bool, Box<dyn Error>>>,
-{
+/// Prints events at least as important as this to stderr.
+fn print_events(events: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(events));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .init();
-    let runtime = Runtime::new()?;
-    let result = runtime.block_on(work());
-    // Drops what still runs, and with it kills the shells.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
 }
 
 /// Serves a real GitLab until told to stop.
-async fn serve(options: args::Serve) -> Result<bool, Box<dyn Error>> {
+async fn serve(options: args::Serve, adapter: Arc<dyn Adapter>) -> Result<bool, Box<dyn Error>> {
     let signals = Signals::new(options.drain_limit)?;
-    let mut adapter = TokioHyper::builder();
     let mut builder = Runner::builder(options.url, options.token.expose(), options.build_dir);
     if let Some(file) = options.ca_file {
         // Git needs it too, and is elsewhere.
         let absolute = path::absolute(&file)?;
         builder = builder.variable("CI_SERVER_TLS_CA_FILE", absolute.display().to_string());
-        adapter = adapter.ca_file(file);
     }
     let mut runner = environment::shared(builder)
-        .adapter(Arc::new(adapter.build()?))
+        .adapter(adapter)
         .timestamps(true)
         .artifact_log(true)
         .build()
         .await;
     let handle = runner.handle();
-    tokio::select! {
-        result = runner.run(Shell::start, options.concurrency) => {
+    let mut run = pin!(runner.run(Shell::start, options.concurrency).fuse());
+    let mut stop = pin!(signals.stop(handle).fuse());
+    select! {
+        result = run => {
             result?;
             Ok(true)
         }
-        () = signals.stop(handle) => Ok(false),
+        () = stop => Ok(false),
     }
 }

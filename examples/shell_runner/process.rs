@@ -1,21 +1,30 @@
 //! One process group: its output as it comes, a polite end on cancel, and nothing left behind.
+//!
+//! It needs no runtime: two small threads wait for the process where async code cannot.
 
 use std::{
-    env, io,
-    os::unix::process::ExitStatusExt,
+    collections::BTreeSet,
+    env,
+    io::{self, PipeReader, Read},
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::PathBuf,
-    process::{ExitStatus, Stdio},
+    pin::pin,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError, mpsc as blocking},
+    thread,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use tokio::{
-    io::AsyncReadExt,
-    net::unix::pipe,
-    process::{Child, Command},
-    signal::unix::{Signal as SignalStream, SignalKind, signal},
-    time::{Instant, sleep_until},
+use futures::{
+    FutureExt, SinkExt, StreamExt,
+    channel::{mpsc, oneshot},
+    executor::block_on,
+    future::{BoxFuture, Fuse},
+    select,
+    stream::FusedStream,
 };
+use gitlab_runner::job::Job;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio_util::sync::CancellationToken;
 
 /// How long a cancelled group has between SIGTERM and SIGKILL.
@@ -27,7 +36,16 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What is still read after that; whoever escaped from the group may write for ever.
 const LAST_BYTES: usize = 1 << 20;
 
+/// For how long.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
+
 const BUFFER: usize = 64 * 1024;
+
+/// All that those threads need.
+const STACK: usize = 128 * 1024;
+
+/// The groups that are alive, to be ended with this program.
+static ALIVE: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// Runs `command` as the leader of a process group of its own, and ends the whole group with it.
 ///
@@ -40,12 +58,12 @@ const BUFFER: usize = 64 * 1024;
 /// # Errors
 /// If the program cannot be started, or its output cannot be read.
 pub(crate) async fn run(
+    job: &Job,
     mut command: Command,
     cancel: &CancellationToken,
     mut output: impl FnMut(&[u8]) + Send,
 ) -> io::Result<i32> {
     let (reader, writer) = io::pipe()?;
-    let mut reader = pipe::Receiver::from_owned_fd(reader.into())?;
     command
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
@@ -55,46 +73,48 @@ pub(crate) async fn run(
     // With it goes our own copy of the writing end, without which there would be no end of file.
     drop(command);
 
-    let mut buffer = vec![0; BUFFER];
-    let mut open = true;
-    let mut kill_at = None;
+    let mut pieces = read(reader)?;
+    let mut cancelled = pin!(cancel.cancelled().fuse());
+    let mut kill: Fuse<BoxFuture<'_, ()>> = Fuse::terminated();
     loop {
-        tokio::select! {
-            read = reader.read(&mut buffer), if open => match read? {
-                0 => open = false,
-                n => output(&buffer[..n]),
-            },
-            ended = group.leader_ended() => break ended?,
-            () = cancel.cancelled(), if kill_at.is_none() => {
-                group.signal(Signal::TERM);
-                kill_at = Some(Instant::now() + PATIENCE);
+        select! {
+            piece = pieces.select_next_some() => output(&piece?),
+            ended = &mut group.ended => {
+                ended.map_err(io::Error::other)??;
+                break;
             }
-            () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
+            () = cancelled => {
+                group.signal(Signal::TERM);
+                kill = job.sleep(PATIENCE).fuse();
+            }
+            () = kill => {
                 group.signal(Signal::KILL);
                 // Once is enough, but a process that hangs in the kernel is no reason to spin.
-                kill_at = Some(Instant::now() + PATIENCE);
+                kill = job.sleep(PATIENCE).fuse();
             }
         }
     }
-    let linger_until = Instant::now() + LINGER;
-    while open {
-        tokio::select! {
-            read = reader.read(&mut buffer) => match read? {
-                0 => open = false,
-                n => output(&buffer[..n]),
-            },
-            () = sleep_until(linger_until) => break,
+    let mut linger = job.sleep(LINGER).fuse();
+    while !pieces.is_terminated() {
+        select! {
+            piece = pieces.select_next_some() => output(&piece?),
+            () = linger => break,
         }
     }
     group.signal(Signal::KILL);
-    let mut left = if open { LAST_BYTES } else { 0 };
-    while left > 0
-        && let Ok(n @ 1..) = reader.try_read(&mut buffer)
-    {
-        output(&buffer[..n]);
-        left = left.saturating_sub(n);
+    let mut left = LAST_BYTES;
+    let mut last = job.sleep(LAST_MOMENT).fuse();
+    while left > 0 && !pieces.is_terminated() {
+        select! {
+            piece = pieces.select_next_some() => {
+                let piece = piece?;
+                output(&piece);
+                left = left.saturating_sub(piece.len());
+            }
+            () = last => break,
+        }
     }
-    let ended = group.reap().await?;
+    let ended = group.end().await?;
     let by_signal = || ended.signal().map(|signal| 128 + signal);
     Ok(ended.code().or_else(by_signal).unwrap_or(1))
 }
@@ -108,53 +128,118 @@ pub(crate) fn find(program: &str) -> PathBuf {
         .unwrap_or_else(|| program.into())
 }
 
+/// Kills all groups that are alive: for the end of this program.
+pub(crate) fn kill_all() {
+    for id in &*ALIVE.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(id) = Pid::from_raw(*id) {
+            let _ = kill_process_group(id, Signal::KILL);
+        }
+    }
+}
+
+/// What comes from the pipe until its end, no faster than it is taken.
+fn read(mut pipe: PipeReader) -> io::Result<mpsc::Receiver<io::Result<Vec<u8>>>> {
+    let (mut send, pieces) = mpsc::channel(0);
+    in_thread("job-output", move || {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let piece = match pipe.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(n) => Ok(buffer[..n].to_vec()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            let last = piece.is_err();
+            if block_on(send.send(piece)).is_err() || last {
+                return;
+            }
+        }
+    })?;
+    Ok(pieces)
+}
+
 /// A process group with its leader as our child. Dropping it kills all of it.
 struct Group {
-    leader: Child,
     /// The leader's process id is that of the group too. It stays ours until the leader is reaped;
     /// after that the number may belong to somebody else, so that no signal may be sent to it.
-    id: Option<Pid>,
-    exits: SignalStream,
+    id: Pid,
+    /// The leader has ended, and was not reaped yet.
+    ended: oneshot::Receiver<io::Result<()>>,
+    status: Option<oneshot::Receiver<io::Result<ExitStatus>>>,
+    /// While it is there, the leader is not reaped.
+    held: Option<blocking::Sender<()>>,
 }
 
 impl Group {
     fn spawn(command: &mut Command) -> io::Result<Self> {
-        // Before the child is there, or its exit might be missed.
-        let exits = signal(SignalKind::child())?;
-        let leader = command.spawn()?;
-        let id = leader
-            .id()
-            .and_then(|id| Pid::from_raw(id.try_into().ok()?));
-        Ok(Self { leader, id, exits })
-    }
-
-    /// Waits until the leader has ended, without reaping it.
-    async fn leader_ended(&mut self) -> io::Result<()> {
-        let Some(id) = self.id else { return Ok(()) };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        while waitid(WaitId::Pid(id), options)?.is_none() {
-            self.exits.recv().await;
-        }
-        Ok(())
+        let mut leader = command.spawn()?;
+        let id = Pid::from_child(&leader);
+        alive(|all| all.insert(id.as_raw_nonzero().get()));
+        let (end, ended) = oneshot::channel();
+        let (reaped, status) = oneshot::channel();
+        let (held, released) = blocking::channel::<()>();
+        let group = Self {
+            id,
+            ended,
+            status: Some(status),
+            held: Some(held),
+        };
+        in_thread("job-process", move || {
+            let _ = end.send(wait(&leader));
+            // It is never sent anything: this waits until the other end is gone.
+            let _ = released.recv();
+            let _ = reaped.send(leader.wait());
+        })?;
+        Ok(group)
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(id) = self.id {
+        if self.held.is_some() {
             // An error means that nobody is left to hear it.
-            let _ = kill_process_group(id, signal);
+            let _ = kill_process_group(self.id, signal);
         }
     }
 
-    async fn reap(&mut self) -> io::Result<ExitStatus> {
-        let status = self.leader.wait().await;
-        self.id = None;
-        status
+    /// Lets the leader be reaped.
+    fn release(&mut self) {
+        self.signal(Signal::KILL);
+        alive(|all| all.remove(&self.id.as_raw_nonzero().get()));
+        self.held = None;
+    }
+
+    async fn end(mut self) -> io::Result<ExitStatus> {
+        self.release();
+        match self.status.take() {
+            Some(status) => status.await.map_err(io::Error::other)?,
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // tokio reaps the leader.
-        self.signal(Signal::KILL);
+        if self.held.is_some() {
+            self.release();
+        }
     }
+}
+
+/// Waits until the process has ended, without reaping it.
+fn wait(leader: &Child) -> io::Result<()> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    loop {
+        match waitid(WaitId::Pid(Pid::from_child(leader)), options) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result.map(drop)?),
+        }
+    }
+}
+
+fn alive<T>(change: impl FnOnce(&mut BTreeSet<i32>) -> T) -> T {
+    change(&mut ALIVE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn in_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.stack_size(STACK).spawn(work).map(drop)
 }

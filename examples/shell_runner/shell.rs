@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,6 @@ use gitlab_runner::{
     protocol::ScriptStatus,
 };
 use rustix::system::uname;
-use tokio::fs;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -91,9 +90,10 @@ impl Shell {
 
     /// Has the scripts see the directories of the job as bash does: `$PWD` has no symbolic links.
     async fn prepare(job: &Job) -> Result<PathBuf, Box<dyn Error + Send + Sync>> {
-        let project = fs::canonicalize(job.build_dir()).await?;
-        let temporary = fs::canonicalize(job.temp_dir().await?).await?;
-        job.set_dirs(&project, temporary);
+        let dirs = [job.build_dir().to_owned(), job.temp_dir().await?];
+        let [project, temporary] = job.unblock(move || dirs.map(fs::canonicalize)).await;
+        let project = project?;
+        job.set_dirs(&project, temporary?);
         Ok(project)
     }
 

@@ -1,9 +1,10 @@
 //! Ctrl-C, SIGTERM and SIGQUIT: first drain, then abort, then go.
 
-use std::{io, time::Duration};
+use std::{future::pending, io, thread, time::Duration};
 
+use futures::{StreamExt, channel::mpsc};
 use gitlab_runner::RunnerHandle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 
 /// The signals that ask this program to end. From `new` on they do not end it by themselves.
 ///
@@ -11,21 +12,29 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// only the runner.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    quit: Signal,
+    names: mpsc::UnboundedReceiver<&'static str>,
     /// How long running jobs may take to finish after the first one, but for SIGQUIT.
     limit: Option<Duration>,
 }
 
 impl Signals {
     pub(crate) fn new(limit: Option<Duration>) -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            limit,
-        })
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGQUIT])?;
+        let (send, names) = mpsc::unbounded();
+        let thread = thread::Builder::new().name("signals".to_owned());
+        thread.spawn(move || {
+            for signal in signals.forever() {
+                let name = match signal {
+                    SIGINT => "SIGINT",
+                    SIGTERM => "SIGTERM",
+                    _ => "SIGQUIT",
+                };
+                if send.unbounded_send(name).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { names, limit })
     }
 
     /// Tells the runner to end, ever more clearly. Returns at the third signal, after which there
@@ -52,10 +61,10 @@ impl Signals {
     }
 
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.quit.recv() => "SIGQUIT",
+        match self.names.next().await {
+            Some(name) => name,
+            // The thread is gone: there will be none any more.
+            None => pending().await,
         }
     }
 }

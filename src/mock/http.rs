@@ -79,8 +79,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 use tokio::{
     net::TcpListener,
@@ -121,6 +122,8 @@ pub struct ServerTls {
     pub cert_chain_pem: Vec<u8>,
     /// The private key of the first certificate, in PEM.
     pub key_pem: Vec<u8>,
+    /// The authority (PEM) of the certificates that clients have to show; `None` asks for none.
+    pub client_authority_pem: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for ServerTls {
@@ -367,10 +370,21 @@ fn server_config(
     let chain = CertificateDer::pem_slice_iter(&tls.cert_chain_pem).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(&tls.key_pem)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?)
+    let config = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
+    let config = match &tls.client_authority_pem {
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate?)?;
+            }
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+            config.with_client_cert_verifier(verifier)
+        }
+        None => config.with_no_client_auth(),
+    };
+    Ok(config.with_single_cert(chain, key)?)
 }
 
 fn run<S: Server>(

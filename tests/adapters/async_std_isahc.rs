@@ -1,42 +1,12 @@
 //! The adapter on async-std and isahc.
 
-use std::sync::Arc;
+use gitlab_runner::adapter::{AsyncStdIsahc, conformance};
 
-use futures::future::BoxFuture;
-use gitlab_runner::adapter::{
-    Adapter, AsyncStdIsahc,
-    conformance::{self, Exemption, Subject},
-};
-
-use crate::runner;
-
-struct OnAsyncStd;
-
-impl Subject for OnAsyncStd {
-    fn adapter(&self, authorities: &[String]) -> Arc<dyn Adapter> {
-        let mut builder = AsyncStdIsahc::builder();
-        for pem in authorities {
-            builder = builder.ca_pem(pem.as_str());
-        }
-        Arc::new(builder.build().unwrap())
-    }
-
-    fn block_on(&self, case: BoxFuture<'_, ()>) {
-        async_std::task::block_on(case);
-    }
-
-    fn is_exempt(&self, exemption: Exemption) -> bool {
-        matches!(
-            exemption,
-            Exemption::RepeatsWithoutBody
-                | Exemption::NoticesDropLate
-                | Exemption::HidesLateRefusal
-                | Exemption::HidesEarlyAnswer
-        )
-    }
-}
+use crate::{options::for_each_option, runner, subjects::OnAsyncStd};
 
 gitlab_runner::adapter_conformance!(OnAsyncStd);
+
+for_each_option!(AsyncStdIsahc, OnAsyncStd);
 
 #[test]
 fn a_runner_runs_jobs() {

@@ -1,4 +1,4 @@
-//! The live adapters and the loopback server, against each other and against servers that misbehave,
+//! The adapters and the loopback server, against each other and against servers that misbehave,
 //! over real sockets on 127.0.0.1.
 
 #![allow(
@@ -10,11 +10,14 @@
 
 #[cfg(feature = "async-std")]
 mod async_std_isahc;
+mod custom;
 #[cfg(feature = "tokio")]
 mod loopback;
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+mod options;
 mod runner;
 #[cfg(feature = "smol")]
 mod smol_hyper;
+mod subjects;
 #[cfg(feature = "tokio")]
 mod tokio_hyper;

@@ -1,32 +1,12 @@
 //! The adapter on smol and hyper.
 
-use std::sync::Arc;
+use gitlab_runner::adapter::{SmolHyper, conformance};
 
-use futures::future::BoxFuture;
-use gitlab_runner::adapter::{
-    Adapter, SmolHyper,
-    conformance::{self, Subject},
-};
-
-use crate::runner;
-
-struct OnSmol;
-
-impl Subject for OnSmol {
-    fn adapter(&self, authorities: &[String]) -> Arc<dyn Adapter> {
-        let mut builder = SmolHyper::builder();
-        for pem in authorities {
-            builder = builder.ca_pem(pem.as_str());
-        }
-        Arc::new(builder.build().unwrap())
-    }
-
-    fn block_on(&self, case: BoxFuture<'_, ()>) {
-        smol::block_on(case);
-    }
-}
+use crate::{options::for_each_option, runner, subjects::OnSmol};
 
 gitlab_runner::adapter_conformance!(OnSmol);
+
+for_each_option!(SmolHyper, OnSmol);
 
 #[test]
 fn a_runner_runs_jobs() {

@@ -1,42 +1,19 @@
 //! The adapter on tokio and hyper.
 
-use std::{error::Error, sync::Arc};
-
-use futures::future::BoxFuture;
 use gitlab_runner::{
     JobHandler, JobResult, Phase, Runner,
     adapter::{
-        Adapter, AdapterErrorKind, TokioHyper,
-        conformance::{self, Subject, support::*},
+        TokioHyper,
+        conformance::{self, support::*},
     },
     mock::http::Loopback,
 };
-use rcgen::KeyPair;
 
-use crate::runner;
-
-struct OnTokio;
-
-impl Subject for OnTokio {
-    fn adapter(&self, authorities: &[String]) -> Arc<dyn Adapter> {
-        let mut builder = TokioHyper::builder();
-        for pem in authorities {
-            builder = builder.ca_pem(pem.as_str());
-        }
-        Arc::new(builder.build().unwrap())
-    }
-
-    fn block_on(&self, case: BoxFuture<'_, ()>) {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap()
-            .block_on(case);
-    }
-}
+use crate::{options::for_each_option, runner, subjects::OnTokio};
 
 gitlab_runner::adapter_conformance!(OnTokio);
+
+for_each_option!(TokioHyper, OnTokio);
 
 #[test]
 fn a_runner_runs_jobs() {
@@ -77,43 +54,17 @@ async fn certificates_are_read_when_they_are_needed() {
 }
 
 #[tokio::test]
-async fn an_authority_is_read_from_a_file() {
-    let authority = Authority::new("ours");
-    let server = Loopback::start_tls(Probe::default(), authority.server(&["127.0.0.1"])).unwrap();
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), authority.pem()).unwrap();
-    let adapter = TokioHyper::builder().ca_file(file.path()).build().unwrap();
-    bounded(get(&adapter, &server.url())).await.unwrap();
-}
-
-#[tokio::test]
-async fn authorities_that_cannot_be_used() {
-    let missing = tempfile::tempdir().unwrap().path().join("missing.pem");
-    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    for (builder, expected) in [
-        (
-            TokioHyper::builder().ca_pem("no PEM at all"),
-            "there is no certificate",
-        ),
-        (
-            TokioHyper::builder().ca_pem(KeyPair::generate().unwrap().serialize_pem()),
-            "there is no",
-        ),
-        (
-            TokioHyper::builder().ca_pem(broken),
-            "a certificate is broken",
-        ),
-        (
-            TokioHyper::builder().ca_file(missing),
-            "missing.pem: the file cannot be read",
-        ),
-    ] {
-        let error = builder.build().unwrap_err();
-        assert_eq!(error.kind(), AdapterErrorKind::Certificate);
-        assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(
-            error.source().is_none(),
-            expected.starts_with("there is no")
-        );
-    }
+async fn no_task_is_left_behind() {
+    let server = Loopback::start(Probe::default()).unwrap();
+    let adapter = TokioHyper::new().unwrap();
+    bounded(async {
+        get(&adapter, &server.url()).await.unwrap();
+        let metrics = tokio::runtime::Handle::current().metrics();
+        assert_ne!(metrics.num_alive_tasks(), 0, "nothing was kept");
+        drop(adapter);
+        while metrics.num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

@@ -5,9 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::join;
 use gitlab_runner::{
     JobId, Runner, Time,
-    adapter::TokioHyper,
+    adapter::conformance::{Subject, support::*},
     mock::{
         Endpoint, FaultPlan, Faulty, JobReport, JobStatus, MockGitlab, Override, RequestRecord,
         http::Loopback,
@@ -20,8 +21,6 @@ use crate::{
     fast::{Fast, FastServer},
 };
 
-/// A hang ends here.
-const LIMIT: Duration = Duration::from_secs(60);
 const JOBS: u64 = 160;
 /// Far more than any of them needs, and far fewer than a runner that spins would send.
 const MOST_REQUESTS: usize = 120;
@@ -127,8 +126,7 @@ fn check_end(job: Queued, report: &JobReport) {
     assert_eq!(ends, 1, "{}", context());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn cancels_timeouts_and_servers_that_want_it_again() {
+pub(crate) async fn run(subject: &dyn Subject) {
     let mut gitlab = MockGitlab::new(4);
     gitlab.add_runner(TOKEN);
     gitlab.settings_mut().two_phase_commit = true;
@@ -145,23 +143,19 @@ async fn cancels_timeouts_and_servers_that_want_it_again() {
         gitlab.url().parse().unwrap(),
         TOKEN.to_owned(),
         dir.path().to_owned(),
-        Arc::new(Fast(TokioHyper::new().unwrap())),
+        Arc::new(Fast(subject.adapter(&[]))),
     );
     let handle = runner.handle();
     let finished = async {
-        let waiting = tokio::task::spawn_blocking(move || {
+        let finished = elsewhere(move || {
             let over = gitlab.wait_until(LIMIT, |it| users(it.0.server_mut(), &jobs).then_some(()));
             (gitlab, jobs, over)
         });
-        let finished = waiting.await.unwrap();
+        let finished = finished.await;
         handle.drain();
         finished
     };
-    let (result, (gitlab, jobs, over)) = tokio::time::timeout(LIMIT, async {
-        tokio::join!(runner.run(print, 80), finished)
-    })
-    .await
-    .expect("the runner hangs");
+    let (result, (gitlab, jobs, over)) = join(runner.run(print, 80), finished).await;
     result.unwrap();
     assert!(over.is_some(), "not all jobs came to an end");
     gitlab.with(|it, _| {

@@ -1,24 +1,68 @@
-//! Over real sockets.
+//! Over real sockets, on each adapter.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use gitlab_runner::{
     Runner, Time,
-    adapter::{Adapter, TokioHyper},
+    adapter::conformance::{self, Subject, support::*},
     mock::{Fault, FaultPlan, Faulty, MockGitlab, http::Loopback},
 };
 use url::Url;
 
 use crate::{
+    artifacts,
     campaign::{TOKEN, check, enqueue, print},
+    endings,
     fast::{Fast, FastServer},
 };
 
-/// A hang ends here.
-const LIMIT: Duration = Duration::from_secs(60);
+macro_rules! on {
+    ($runtime:ident, $subject:expr, $jobs:expr) => {
+        mod $runtime {
+            use super::*;
 
-async fn run(jobs: u64, concurrency: usize, plan: FaultPlan) {
+            #[test]
+            fn every_twentieth_request_fails_in_each_way() {
+                conformance::run(&$subject, |it| Box::pin(trouble(it, $jobs)));
+            }
+
+            #[test]
+            fn storms_of_half_a_minute() {
+                conformance::run(&$subject, |it| Box::pin(storms(it, $jobs)));
+            }
+
+            #[test]
+            fn several_runners_on_one_adapter() {
+                conformance::run(&$subject, |it| Box::pin(several_runners(it, $jobs)));
+            }
+
+            #[test]
+            fn cancels_timeouts_and_servers_that_want_it_again() {
+                conformance::run(&$subject, |it| Box::pin(endings::run(it)));
+            }
+
+            #[test]
+            fn artifacts_go_from_job_to_job() {
+                conformance::run(&$subject, |it| Box::pin(artifacts::with_trouble(it)));
+            }
+
+            #[test]
+            fn object_storage_sees_no_token() {
+                conformance::run(&$subject, |it| Box::pin(artifacts::object_storage(it)));
+            }
+        }
+    };
+}
+
+#[cfg(feature = "tokio")]
+on!(tokio, crate::subjects::OnTokio, 500);
+#[cfg(feature = "smol")]
+on!(smol, crate::subjects::OnSmol, 200);
+#[cfg(feature = "async-std")]
+on!(async_std, crate::subjects::OnAsyncStd, 100);
+
+async fn run(subject: &dyn Subject, jobs: u64, concurrency: usize, plan: FaultPlan) {
     let mut gitlab = MockGitlab::new(1);
     gitlab.add_runner(TOKEN);
     // Jobs whose hand-out was lost come back.
@@ -30,23 +74,19 @@ async fn run(jobs: u64, concurrency: usize, plan: FaultPlan) {
         gitlab.url().parse().unwrap(),
         TOKEN.to_owned(),
         dir.path().to_owned(),
-        Arc::new(Fast(TokioHyper::new().unwrap())),
+        Arc::new(Fast(subject.adapter(&[]))),
     );
     let handle = runner.handle();
     let finished = async {
-        let gitlab = tokio::task::spawn_blocking(move || {
+        let finished = elsewhere(move || {
             let idle = gitlab.wait_until(LIMIT, |it| it.0.server().is_idle().then_some(()));
             (gitlab, idle)
         });
-        let (gitlab, idle) = gitlab.await.unwrap();
+        let finished = finished.await;
         handle.drain();
-        (gitlab, idle)
+        finished
     };
-    let (result, (gitlab, idle)) = tokio::time::timeout(LIMIT, async {
-        tokio::join!(runner.run(print, concurrency), finished)
-    })
-    .await
-    .expect("the runner hangs");
+    let (result, (gitlab, idle)) = join(runner.run(print, concurrency), finished).await;
     result.unwrap();
     gitlab.with(|it, _| {
         let counts = it.0.counts();
@@ -63,14 +103,13 @@ async fn run(jobs: u64, concurrency: usize, plan: FaultPlan) {
     });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_twentieth_request_fails_in_each_way() {
-    run(500, 100, FaultPlan::new(20).with_all(50).sparing_jobs()).await;
+async fn trouble(subject: &dyn Subject, jobs: u64) {
+    let plan = FaultPlan::new(20).with_all(50).sparing_jobs();
+    run(subject, jobs, 100, plan).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn storms_of_half_a_minute() {
-    let storm = Duration::from_secs(30);
+async fn storms(subject: &dyn Subject, jobs: u64) {
+    let storm = std::time::Duration::from_secs(30);
     let plan = [5, 60, 120, 200]
         .iter()
         .fold(FaultPlan::new(21), |plan, at| {
@@ -78,41 +117,36 @@ async fn storms_of_half_a_minute() {
         })
         .with(Fault::CutAfter, 20)
         .sparing_jobs();
-    run(200, 20, plan).await;
+    run(subject, jobs.min(200), 20, plan).await;
 }
 
 /// Five runners share one adapter, and have 500 live jobs together.
-#[tokio::test(flavor = "multi_thread")]
-async fn several_runners_on_one_adapter() {
+async fn several_runners(subject: &dyn Subject, jobs: u64) {
     let mut gitlab = MockGitlab::new(2);
     gitlab.add_runner(TOKEN);
-    let queued = enqueue(&mut gitlab, 500);
+    let queued = enqueue(&mut gitlab, jobs);
     let gitlab = Loopback::start(FastServer(gitlab)).unwrap();
-    let adapter: Arc<dyn Adapter> = Arc::new(Fast(TokioHyper::new().unwrap()));
+    let adapter = Arc::new(Fast(subject.adapter(&[])));
     let url: Url = gitlab.url().parse().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut runners: Vec<Runner> = (0..5)
         .map(|number| {
             let dir = dir.path().join(number.to_string());
-            let adapter = Arc::clone(&adapter);
-            Runner::with_adapter(url.clone(), TOKEN.to_owned(), dir, adapter)
+            Runner::with_adapter(url.clone(), TOKEN.to_owned(), dir, adapter.clone())
         })
         .collect();
     let handles: Vec<_> = runners.iter().map(Runner::handle).collect();
     let finished = async {
-        let waiting = tokio::task::spawn_blocking(move || {
+        let finished = elsewhere(move || {
             let idle = gitlab.wait_until(LIMIT, |it| it.0.is_idle().then_some(()));
             (gitlab, idle)
         });
-        let outcome = waiting.await.unwrap();
+        let finished = finished.await;
         handles.iter().for_each(|handle| handle.drain());
-        outcome
+        finished
     };
     let runs = join_all(runners.iter_mut().map(|runner| runner.run(print, 100)));
-    let (results, (gitlab, idle)) =
-        tokio::time::timeout(LIMIT, async { tokio::join!(runs, finished) })
-            .await
-            .expect("a runner hangs");
+    let (results, (gitlab, idle)) = join(runs, finished).await;
     assert!(idle.is_some() && results.iter().all(Result::is_ok));
     gitlab.with(|gitlab, _| {
         for job in queued {

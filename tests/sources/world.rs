@@ -157,7 +157,7 @@ impl World {
             builder = builder.variable("CI_SERVER_TLS_CA_FILE", file.display().to_string());
             adapter = adapter.ca_file(file);
         }
-        let builder = builder.adapter(Arc::new(Fast(adapter.build().unwrap())));
+        let builder = builder.adapter(Arc::new(Fast(Arc::new(adapter.build().unwrap()))));
         let mut runner = environment::shared(builder).build().await;
         let run = async {
             assert!(runner.request_job(Shell::start).await.unwrap());

@@ -5,10 +5,9 @@
 //! repository's scheme, host and port, so that it never goes to another one, also when a redirect
 //! or a submodule leads there.
 
-use std::{collections::BTreeMap, fmt, io, path::Path};
+use std::{collections::BTreeMap, fmt, io, path::Path, process::Command};
 
 use gitlab_runner::{Secret, job::Job};
-use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -112,7 +111,7 @@ impl Git {
             .current_dir(dir)
             .env_clear()
             .envs(&self.environment);
-        let ended = process::run(git, cancel, |output| job.trace(output)).await;
+        let ended = process::run(job, git, cancel, |output| job.trace(output)).await;
         match ended.map_err(GitError::NotRun)? {
             0 => Ok(()),
             code => {

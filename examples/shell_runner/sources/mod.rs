@@ -4,10 +4,12 @@
 mod git;
 mod options;
 
-use std::{collections::BTreeMap, error::Error, fs, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap, error::Error, fs, io, net::ToSocketAddrs, path::Path, time::Duration,
+};
 
+use futures::future::{Either, select};
 use gitlab_runner::{Failure, FailureReason, job::Job};
-use tokio::net::lookup_host;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -108,7 +110,7 @@ impl Sources<'_> {
         let git = Git::new(self.job, url, force_https, self.environment.clone());
         // What is wrong with it is not said: there is a password in it.
         let git = git.ok_or_else(|| Problem::other("the address of the repository is no URL"))?;
-        if let Some(host) = nowhere(&git.url).await {
+        if let Some(host) = nowhere(self.job, &git.url).await {
             let text = format!("there is no host {host}: the job runs without its sources");
             log::warning(self.job, &text);
             return Ok(None);
@@ -135,9 +137,9 @@ impl Sources<'_> {
                 pause.as_secs()
             );
             log::warning(self.job, &text);
-            tokio::select! {
-                () = self.job.sleep(pause) => {}
-                () = self.cancel.cancelled() => return Err(problem),
+            let cancelled = Box::pin(self.cancel.cancelled());
+            if let Either::Right(_) = select(self.job.sleep(pause), cancelled).await {
+                return Err(problem);
             }
             pause = LONGEST_PAUSE.min(pause * 2);
             let project = self.project.to_owned();
@@ -313,7 +315,7 @@ impl std::fmt::Display for Problem {
 }
 
 /// The host of this URL, if its name is none of a real host, and it cannot be found either.
-async fn nowhere(url: &Url) -> Option<&str> {
+async fn nowhere<'a>(job: &Job, url: &'a Url) -> Option<&'a str> {
     let host = url.host_str()?;
     let is_reserved = NOWHERE.iter().any(|domain| {
         let before = host.strip_suffix(domain);
@@ -323,7 +325,9 @@ async fn nowhere(url: &Url) -> Option<&str> {
         return None;
     }
     let port = url.port_or_known_default()?;
-    lookup_host((host, port)).await.is_err().then_some(host)
+    let place = (host.to_owned(), port);
+    let known = job.unblock(move || place.to_socket_addrs().is_ok()).await;
+    (!known).then_some(host)
 }
 
 /// Removes everything in a directory.

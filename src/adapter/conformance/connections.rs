@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     sync::{Arc, Mutex, mpsc},
+    time::Duration,
 };
 
 use futures::{
@@ -233,4 +234,61 @@ pub async fn dropping_the_adapter_closes_its_connections(subject: &dyn Subject) 
     assert!(closed.try_recv().is_err(), "it was not kept");
     drop(adapter);
     elsewhere(move || closed.recv_timeout(LIMIT).unwrap()).await;
+}
+
+/// What the adapter does beside the runtime ends with it, too.
+pub async fn dropping_the_adapter_ends_its_threads(subject: &dyn Subject) {
+    const ADAPTERS: usize = 20;
+    let server = Loopback::start(Probe::default()).unwrap();
+    let mut before = 0;
+    let mut adapters = Vec::new();
+    // The first one may start threads of the runtime, which stay.
+    for number in 0..=ADAPTERS {
+        let adapter = subject.adapter(&[]);
+        let reply = get(&*adapter, &server.url()).await.unwrap();
+        collect(reply.into_body()).await.unwrap();
+        match number {
+            0 => drop(adapter),
+            _ => adapters.push(adapter),
+        }
+        if number == 0 {
+            before = threads();
+        }
+    }
+    drop(adapters);
+    // Other tests may be at work beside: one thread too many for each adapter would still show.
+    elsewhere(move || {
+        let started = std::time::Instant::now();
+        while threads() >= before + ADAPTERS {
+            assert!(started.elapsed() < LIMIT, "their threads go on");
+            std::thread::yield_now();
+        }
+    })
+    .await;
+}
+
+/// How many threads this process has; 0 where the system does not tell.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+/// How a time limit works: whoever waits drops what takes too long.
+pub async fn a_request_out_of_time_leaves_the_others_alone(subject: &dyn Subject) {
+    let server = Loopback::start(Probe::default()).unwrap();
+    let adapter = subject.adapter(&[]);
+    let (hold, echo) = (
+        format!("{}/hold", server.url()),
+        format!("{}/echo", server.url()),
+    );
+    for _ in 0..10 {
+        let limit = adapter.sleep_until(adapter.now() + Duration::from_millis(2));
+        let late = get(&*adapter, &hold);
+        pin_mut!(late);
+        if let Either::Left((reply, _)) = future::select(late, limit).await {
+            panic!("answered: {reply:?}");
+        }
+        let body = Body::Full("in time".into());
+        let reply = adapter.send(request("POST", &echo, body)).await.unwrap();
+        assert_eq!(collect(reply.into_body()).await.unwrap(), b"in time");
+    }
 }

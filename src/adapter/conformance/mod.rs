@@ -68,10 +68,10 @@ pub trait Subject: Sync {
     /// go on meanwhile, on other threads.
     fn block_on(&self, case: BoxFuture<'_, ()>);
 
-    /// The size of a large body, in bytes; 32 MiB by default, the least that tells a stream from a
-    /// body that is kept in memory.
+    /// The size of a large body, in bytes; 256 MiB by default. Less than 32 MiB would not tell a
+    /// stream from a body that is kept in memory.
     fn large(&self) -> u64 {
-        32 * 1024 * 1024
+        256 * 1024 * 1024
     }
 
     /// What the HTTP client below the adapter is known to do otherwise; nothing by default.
@@ -90,12 +90,17 @@ pub enum Exemption {
     RepeatsWithoutBody,
     /// The connection of a dropped request or reply is closed only when the server sends more.
     NoticesDropLate,
-    /// A server that refuses the client behind the handshake is one that broke the connection
-    /// (`Broken`, and the request may have been delivered).
+    /// A server or proxy that refuses the client behind the handshake is one that broke the
+    /// connection (`Broken`, and the request may have been delivered).
     HidesLateRefusal,
     /// When a server answers while a body is being sent, and closes at once, the answer may be lost
     /// (`Broken`, and the request may have been delivered).
     HidesEarlyAnswer,
+    /// A connection that ends within the handshake of TLS is one that broke (`Broken`, and the
+    /// request may have been delivered).
+    HidesCutHandshake,
+    /// The reply is looked for when all of the request was sent.
+    SendsAllFirst,
 }
 
 /// Runs one case. Called by [`adapter_conformance!`](crate::adapter_conformance).
@@ -125,7 +130,9 @@ macro_rules! adapter_conformance {
                 a_lost_reply_is_not_asked_for_again
                 dropping_a_request_closes_its_connection
                 dropping_a_reply_closes_its_connection
-                dropping_the_adapter_closes_its_connections;
+                dropping_the_adapter_closes_its_connections
+                dropping_the_adapter_ends_its_threads
+                a_request_out_of_time_leaves_the_others_alone;
             transfers:
                 a_redirect_is_the_callers_to_follow
                 nothing_is_unpacked

@@ -24,6 +24,11 @@ use futures::{
 };
 use http::{Request, Response};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::{
+    RootCertStore, ServerConfig, ServerConnection,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
 
 use crate::{
     Time,
@@ -257,6 +262,43 @@ impl Raw {
         })
     }
 
+    /// A server that speaks TLS 1.3 and wants certificates of `clients`, which the client does not
+    /// have. It tells so when the client takes the handshake to be done and has sent a request.
+    pub fn refusing(tls: &ServerTls, clients: &Authority) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        let pem = clients.pem();
+        roots
+            .add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
+            .unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(
+                CertificateDer::pem_slice_iter(&tls.cert_chain_pem)
+                    .collect::<Result<_, _>>()
+                    .unwrap(),
+                PrivateKeyDer::from_pem_slice(&tls.key_pem).unwrap(),
+            )
+            .unwrap();
+        let config = Arc::new(config);
+        Self::start(move |mut stream| {
+            let mut tls = ServerConnection::new(config.clone()).unwrap();
+            while tls.is_handshaking() {
+                if tls.complete_io(&mut stream).is_err() {
+                    break;
+                }
+            }
+            assert!(tls.is_handshaking(), "the client has a certificate");
+            while tls.wants_write() {
+                tls.write_tls(&mut stream).unwrap();
+            }
+            drain(&mut stream);
+        })
+    }
+
     /// The URL of this path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
@@ -319,7 +361,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A certificate for a server that has these names or addresses.
+    /// A certificate for a server that has these names or addresses. It is good for a client, too.
     pub fn server(&self, names: &[&str]) -> ServerTls {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
@@ -330,6 +372,7 @@ impl Authority {
         ServerTls {
             cert_chain_pem: certificate.pem().into_bytes(),
             key_pem: key.serialize_pem().into_bytes(),
+            client_authority_pem: None,
         }
     }
 }

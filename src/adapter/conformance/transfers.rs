@@ -234,10 +234,16 @@ pub async fn a_large_reply_is_handed_on_as_it_comes(subject: &dyn Subject) {
 pub async fn an_answer_ahead_of_the_body_is_seen(subject: &dyn Subject) {
     let raw = Raw::reply("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
     let adapter = subject.adapter(&[]);
-    let chunks = stream::once(async { Ok(Bytes::from("some")) }).chain(stream::pending());
+    let first = Bytes::from("some");
+    let rest = Bytes::from(vec![7; MIB as usize - first.len()]);
+    // The rest does not come before the answer.
+    let rest = match subject.is_exempt(Exemption::SendsAllFirst) {
+        true => stream::iter([Ok(rest)]).boxed(),
+        false => stream::pending().boxed(),
+    };
     let body = Body::Stream {
         len: Some(MIB),
-        chunks: chunks.boxed(),
+        chunks: stream::iter([Ok(first)]).chain(rest).boxed(),
     };
     let reply = adapter
         .send(request("POST", &raw.url("/"), body))
