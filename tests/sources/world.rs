@@ -110,6 +110,7 @@ impl World {
                 let tls = ServerTls {
                     cert_chain_pem: cert.pem().into_bytes(),
                     key_pem: signing_key.serialize_pem().into_bytes(),
+                    client_authority_pem: None,
                 };
                 (Loopback::start_tls(FastServer(meddled), tls), Some(file))
             }
