@@ -78,6 +78,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "src/fuzzing",
         &[
             "artifact",
+            "har",
             "ids",
             "machine",
             "mock",
