@@ -82,6 +82,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "src/fuzzing",
         &[
             "artifact",
+            "har",
             "ids",
             "machine",
             "mock",

@@ -94,11 +94,13 @@ laws! {
     expand: 150 bytes, 1500 times;
     extract: 150 bytes, 60 times;
     glob: 40 bytes, 500 times;
+    har: 100 bytes, 300 times;
     headers: 80 bytes, 500 times;
     job_payload: 100 bytes, 300 times;
     machine: 1500 bytes, 300 times;
     masker: 120 bytes, 150 times;
     multipart: 200 bytes, 300 times;
+    transcript: 600 bytes, 100 times;
     url: 60 bytes, 500 times;
 }
 

@@ -16,11 +16,13 @@ pub mod error_body;
 pub mod expand;
 pub mod extract;
 pub mod glob;
+pub mod har;
 pub mod headers;
 pub mod job_payload;
 pub mod machine;
 pub mod masker;
 pub mod multipart;
+pub mod transcript;
 pub mod url;
 
 /// What a target does with bytes.
@@ -32,10 +34,12 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("expand", expand::run),
     ("extract", extract::run),
     ("glob", glob::run),
+    ("har", har::run),
     ("headers", headers::run),
     ("job_payload", job_payload::run),
     ("machine", machine::run),
     ("masker", masker::run),
     ("multipart", multipart::run),
+    ("transcript", transcript::run),
     ("url", url::run),
 ];

@@ -230,12 +230,12 @@ impl JobMachine {
 
     /// The body of a download is in its file; false if the request is none.
     pub(super) fn on_spooled(&mut self, core: &mut Core, request: RequestId, len: u64) -> bool {
-        let Some(download) = self.downloads.owner(request) else {
-            return false;
-        };
-        self.downloads.on_spooled(core, self.id, download, len);
+        let download = self.downloads.owner(request);
+        if let Some(download) = download {
+            self.downloads.on_spooled(core, self.id, download, len);
+        }
         self.advance(core);
-        true
+        download.is_some()
     }
 
     /// Does what is due.

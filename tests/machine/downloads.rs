@@ -253,3 +253,17 @@ fn what_was_no_download_cannot_be_spooled() {
     world.job_input(JobInput::Traced(mark(5)));
     assert_eq!(world.next_request().method, "PATCH");
 }
+
+#[test]
+fn what_is_due_is_done_whatever_else_is_told() {
+    let mut world = World::running(&with_dependencies());
+    let put = world.next_request();
+    begin(&mut world, 1, 3);
+    let get = world.request();
+    world.reply(&get, html(503));
+    // The driver is late, and wrong.
+    world.now = world.now + std::time::Duration::from_secs(100);
+    let (request, len) = (put.id, 3);
+    world.input(Input::Spooled { request, len });
+    assert_eq!(world.request().path, get.path);
+}

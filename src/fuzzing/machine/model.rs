@@ -13,13 +13,15 @@ use crate::{
     machine::{
         Input, JobOutput, MachineConfig, Output, PollOutcome, ReplyBody, RequestBody,
         RunnerMachine, StopReason,
+        transcript::{Entry, Transcript},
     },
     protocol::ServerUrl,
     trace::TraceMark,
 };
 
 /// In every token, and in nothing else.
-pub(super) const HIDDEN: &str = "hidden-from-all";
+pub(crate) const HIDDEN: &str = "hidden-from-all";
+const SEED: u64 = 5;
 /// No input leads to more outputs.
 const MAX_OUTPUTS: usize = 1000;
 /// Nor is one thing asked for more often in the same moment, as long as nobody wants it and no log
@@ -91,7 +93,9 @@ pub(super) struct Model {
     pub(super) stopped: u32,
     /// How often what was asked for since there was a reason to.
     pub(super) asked: BTreeMap<Purpose, u32>,
-    transcript: String,
+    pub(super) inputs: Transcript,
+    /// The outputs, one in a line.
+    words: String,
 }
 
 impl Model {
@@ -101,7 +105,7 @@ impl Model {
         let mut config = MachineConfig::new(server, token, "s_1");
         config.rotate = true;
         Self {
-            machine: RunnerMachine::new(config, 5),
+            machine: RunnerMachine::new(config.clone(), SEED),
             now: Time::ZERO,
             heard: Time::ZERO,
             in_flight: BTreeMap::new(),
@@ -120,7 +124,8 @@ impl Model {
             stopping: false,
             stopped: 0,
             asked: BTreeMap::new(),
-            transcript: String::new(),
+            inputs: Transcript::new(config, SEED),
+            words: String::new(),
         }
     }
 
@@ -139,6 +144,10 @@ impl Model {
         self.heard = self.heard.max(told);
         // Whatever the input is: the machine waits no longer.
         self.storing.take_if(|until| *until <= self.heard);
+        self.inputs.push(Entry::Input {
+            at: told,
+            input: input.clone(),
+        });
         self.machine.handle_input(told, input);
         let deadline = self.machine.poll_timeout();
         if timeout {
@@ -147,18 +156,18 @@ impl Model {
                 "invariant 8: {deadline:?}"
             );
         }
-        let before = self.transcript.len();
+        let before = self.words.len();
         let mut outputs = 0;
         while let Some(output) = self.machine.poll_output() {
             outputs += 1;
             assert!(outputs <= MAX_OUTPUTS, "outputs without an end");
-            let _ = writeln!(self.transcript, "{} {output:?}", self.heard);
+            let _ = writeln!(self.words, "{} {output:?}", self.heard);
             self.output(output);
         }
         assert!(
-            !self.transcript[before..].contains(HIDDEN),
+            !self.words[before..].contains(HIDDEN),
             "invariant 10: {}",
-            &self.transcript[before..]
+            &self.words[before..]
         );
         assert_eq!(self.announced, None, "told of a start that did not come");
         for what in [What::Talk, What::Account, What::Reset] {
@@ -170,10 +179,10 @@ impl Model {
         assert_eq!(stats.requests_in_flight, self.in_flight.len());
     }
 
-    pub(super) fn into_transcript(self) -> String {
+    pub(super) fn into_words(self) -> String {
         let shown = format!("{:?}", self.machine);
         assert!(!shown.contains(HIDDEN), "invariant 10: {shown}");
-        self.transcript
+        self.words
     }
 
     fn output(&mut self, output: Output) {
@@ -241,7 +250,7 @@ impl Model {
         assert!(
             *asked <= MAX_AT_ONCE,
             "{what:?} of {job:?} again and again: {}",
-            self.transcript
+            self.words
         );
         match job {
             Some(job) => self.sent_for(job, what, http),
