@@ -155,7 +155,7 @@ impl UploadableFile for ByHand {
     }
 }
 
-impl CancellableJobHandler<ByHand> for ByHand {
+impl CancellableJobHandler<Self> for ByHand {
     fn step<'a, 'b, 'c, 'd>(
         &'a mut self,
         _: &'b [String],
