@@ -121,9 +121,14 @@ fn run(gone: Gone) {
     sim.block_on(async {
         let watch = async {
             sim.sleep(TO.since_origin()).await;
-            // A request that was sent just before nobody hears any more; it takes a minute to know.
-            let unheard = if matches!(gone, Gone::Silent) { 5 } else { 0 };
-            sim.sleep(Duration::from_secs(60 + unheard)).await;
+            let late = match gone {
+                // A request that was sent just before nobody hears any more, which takes a minute.
+                Gone::Silent => 5,
+                // A minute, with jitter.
+                Gone::RateLimited => 15,
+                _ => 0,
+            };
+            sim.sleep(Duration::from_secs(60 + late)).await;
             server.with(|it, _| {
                 for job in &jobs {
                     let last = last_line(&it.gitlab, *job);

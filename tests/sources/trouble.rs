@@ -76,6 +76,45 @@ async fn a_cancel_ends_git_and_nothing_else_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_job_ends_git_too() {
+    for out_of_time in [false, true] {
+        let never = HoldId::new(u64::MAX);
+        let Some(world) = World::meddling(Box::new(move |_| Some(Answer::Hold(never)))) else {
+            return;
+        };
+        let mut spec = world
+            .spec(["echo never"])
+            .after_script(["echo never either"]);
+        if out_of_time {
+            // A minute of the runner's is a second and a half.
+            spec = spec.timeout(60);
+        }
+        let report = world
+            .run_and(spec, |job| {
+                let world = &world;
+                async move {
+                    world.until_git_asks().await;
+                    if !out_of_time {
+                        world.gitlab(|gitlab| gitlab.force_cancel(job));
+                    }
+                }
+            })
+            .await;
+        assert!(world.processes().is_empty(), "{:?}", world.processes());
+        let log = plain(&report);
+        assert!(!log.contains("never"), "{log}");
+        if out_of_time {
+            assert_eq!(report.status, JobStatus::Failed, "{log}");
+            let reason = report.failure_reason.as_deref();
+            assert_eq!(reason, Some("job_execution_timeout"), "{log}");
+            assert!(log.contains("ERROR: Job failed: execution took longer than 60 seconds\n"));
+        } else {
+            assert_eq!(report.status, JobStatus::Canceled, "{log}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_is_heard_between_attempts() {
     let Some(world) = World::meddling(Box::new(|_| Some(reply(503)))) else {
         return;

@@ -169,7 +169,8 @@ impl World {
         let left = std::fs::read_dir(dir).unwrap().count();
         assert!(left <= 1, "only the id of the system may be left");
         let report = self.gitlab(|gitlab| gitlab.report(job).unwrap().clone());
-        assert_eq!(report.checksum_matches(), Some(true));
+        // GitLab hears nothing more of a job that it has ended.
+        assert_ne!(report.checksum_matches(), Some(false));
         report
     }
 
