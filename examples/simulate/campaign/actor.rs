@@ -169,6 +169,14 @@ impl Actor {
                 self.note(Entry::Complains(text));
             };
             let offered = dependency.artifact_size().is_some();
+            // One that is let go of, beside it or before it.
+            let other = dependency.download();
+            if self.number % 2 == 1 {
+                let soon = self.job.sleep(std::time::Duration::from_millis(7));
+                drop(select(Box::pin(other), soon).await);
+            } else {
+                drop(other.now_or_never());
+            }
             match dependency.download().await {
                 Ok(None) if !offered => {}
                 Ok(None) => complain("nothing came of what there is".to_owned()),
@@ -284,6 +292,9 @@ impl Pen {
                 Ok(environment) => self.look_at(&environment),
                 Err(error) => self.complain(format!("no environment: {error}")),
             },
+            Act::RemoveDir => {
+                let _ = std::fs::remove_dir_all(self.job.build_dir());
+            }
             Act::Litter => {
                 // A task that outlives its job has no directory any more, and must not make one.
                 let dir = self.job.build_dir().join("litter");

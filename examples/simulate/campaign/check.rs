@@ -1,6 +1,6 @@
 //! Holds what GitLab has against what the model says.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use gitlab_runner::{
     Failure, FailureReason, Time,
@@ -8,12 +8,13 @@ use gitlab_runner::{
 };
 
 use super::{
+    fate::{Fate, Outer, stopped},
     files::Format,
     job_plan::{JobPlan, Offer},
     log::{Log, Much},
     masking::Hidden,
-    model::{self, Fate, Outer},
-    plan::{Deed, Plan},
+    model,
+    plan::{Deed, Plan, RunnerPlan},
     record::{Entry, Notes},
     requests,
     run::{Done, Evidence},
@@ -143,6 +144,7 @@ impl Case<'_> {
                 let system = self.stored("runner_system_failure");
                 self.gone().is_some() && (faulty || touched || self.swept() && aborted)
                     || aborted && reason == interrupted
+                    || aborted && reason == "unknown_failure" && self.may_be_cut()
                     || (faulty || touched) && reason == system
                     || self.gone().is_some() && self.plan.server.grace.is_some()
             }
@@ -151,16 +153,17 @@ impl Case<'_> {
         if !fine {
             self.complain("has no handler for no reason".to_owned());
         }
-        // A payload of which only the first half has come.
         let text = self.report.log_text();
-        let cut = text
-            .starts_with("\x1b[31;1mERROR: Job failed: the job that GitLab handed out cannot")
-            && text.ends_with("\x1b[0;m\n")
-            && text.lines().count() == 1
-            && self.plan.parts.contains("fault-Truncated");
-        if !text.is_empty() && !cut && !self.job.unusable {
+        let note = "\x1b[31;1mERROR: Job failed: the job that GitLab handed out cannot";
+        let tells = text.starts_with(note) && text.lines().count() == 1 || note.starts_with(&*text);
+        if !text.is_empty() && !self.job.unusable && !(tells && self.may_be_cut()) {
             self.complain("has a log without a handler".to_owned());
         }
+    }
+
+    /// Only the first half of its payload may have come, which does not tell the known reasons.
+    fn may_be_cut(&self) -> bool {
+        self.plan.parts.contains("fault-Truncated")
     }
 
     fn check_unusable_log(&mut self) {
@@ -182,9 +185,7 @@ impl Case<'_> {
         }
         let ran = &self.evidence.runs[notes.runner];
         let stopped = ran.stopped.unwrap_or(Time::MAX);
-        let latest = ran
-            .aborted
-            .unwrap_or(stopped + std::time::Duration::from_secs(260));
+        let latest = ran.aborted.unwrap_or(stopped + Duration::from_secs(260));
         if notes.begun > latest {
             self.complain(format!(
                 "begun at {}, after the runner was stopped",
@@ -198,6 +199,10 @@ impl Case<'_> {
             gone: self.gone(),
             aborted: ran.aborted,
             maybe_missing: self.seems_missing(),
+            hears_within: self.plan.is_calm().then(|| {
+                // A keep-alive waits for a patch that is about to go, and each travels to and fro.
+                Duration::from_secs(34) + 4 * self.plan.slowest()
+            }),
         };
         match model::fate(self.job, notes, outer) {
             Err(text) => {
@@ -242,6 +247,7 @@ impl Case<'_> {
                 self.complain("was reported with the checksum of another log".to_owned());
             }
         }
+        self.check_sweep();
         if !reported || ended {
             // What GitLab did stands; requests are looked at elsewhere.
             let known = outer.canceling.or(outer.gone).is_some() || outer.maybe_missing;
@@ -304,7 +310,7 @@ impl Case<'_> {
         let interrupted = fate.upload_failure.as_ref().map(Failure::reason)
             == Some(&FailureReason::RunnerInterrupted)
             && fate.failure.is_none();
-        let stopped = (interrupted && failed == Some(false)).then(model::stopped);
+        let stopped = (interrupted && failed == Some(false)).then(stopped);
         let required = fate
             .story
             .told
@@ -407,6 +413,30 @@ impl Case<'_> {
         shrunk.map(|done| done.at).filter(|at| *at >= last).max()
     }
 
+    /// GitLab hears nothing of a job for long only if it cannot.
+    fn check_sweep(&mut self) {
+        let reason = self.report.failure_reason.as_deref().unwrap_or_default();
+        let refused = |done: &Done| {
+            let deed = done.deed;
+            matches!(
+                deed,
+                Deed::Erase(_) | Deed::DeleteProject(_) | Deed::ExpireToken(_)
+            )
+        };
+        if !reason.starts_with("no_updates") || self.deeds().any(refused) || self.seems_missing() {
+            return;
+        }
+        let id = Some(self.report.id.0);
+        let seen = self.evidence.seen.iter().filter(|it| it.job == id);
+        let last = seen.map(|it| it.at).max().unwrap_or(Time::ZERO);
+        let end = self.report.finished_at.unwrap_or(Time::MAX);
+        if end.since(last) > Duration::from_secs(150) {
+            self.complain(format!(
+                "was forgotten: nothing was sent for it after {last}"
+            ));
+        }
+    }
+
     /// What this GitLab makes of a reason.
     fn stored(&self, reason: &str) -> &'static str {
         let known: &[&'static str] = match self.job.knows_few_reasons {
@@ -446,7 +476,9 @@ impl Case<'_> {
 
 /// No runner has more jobs at a time than it may.
 fn overlap(plan: &Plan, evidence: &Evidence, wrong: &mut Vec<String>) {
-    for (number, runner) in plan.runners.iter().enumerate() {
+    // One that was let go of may bring its job beside that of the next.
+    let strict = |it: &(usize, &RunnerPlan)| !(it.1.one_by_one && it.1.patience.is_some());
+    for (number, runner) in plan.runners.iter().enumerate().filter(strict) {
         let mut changes: Vec<(Time, i32)> = Vec::new();
         let pages = evidence.pages.values().flatten();
         for page in pages.filter(|page| page.runner == number) {
@@ -472,6 +504,13 @@ fn overlap(plan: &Plan, evidence: &Evidence, wrong: &mut Vec<String>) {
 fn secrets(plan: &Plan, evidence: &Evidence, wrong: &mut Vec<String>) {
     let mut everywhere: Vec<&str> = evidence.job_tokens.iter().map(String::as_str).collect();
     everywhere.extend(plan.runners.iter().map(|it| &*it.token));
+    everywhere.extend(
+        evidence
+            .runs
+            .iter()
+            .flat_map(|it| &it.tokens)
+            .map(String::as_str),
+    );
     for (job, report) in plan.jobs.iter().zip(&evidence.reports) {
         let own = job.secrets.iter().map(|it| it.trim());
         let file = job.file_secret.as_deref();

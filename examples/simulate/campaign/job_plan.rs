@@ -91,6 +91,8 @@ pub(crate) enum Act {
     Environment,
     /// Litters the build directory.
     Litter,
+    /// Removes it.
+    RemoveDir,
 }
 
 #[derive(Clone, Debug)]
@@ -173,6 +175,9 @@ impl JobPlan {
             }
             if random.chance(15) {
                 acts.push(Act::Litter);
+            }
+            if part == "clean-up" && random.chance(6) {
+                acts.push(Act::RemoveDir);
             }
             if big && part == "script" {
                 acts.extend(bulk(&mut random, &known));

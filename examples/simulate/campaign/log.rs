@@ -3,8 +3,8 @@
 use gitlab_runner::Time;
 
 use super::{
+    fate::Story,
     masking::{Hidden, stored},
-    model::Story,
     record::Entry,
 };
 

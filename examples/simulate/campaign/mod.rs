@@ -7,12 +7,14 @@
 mod actor;
 mod check;
 mod dice;
+mod fate;
 mod files;
 mod job_plan;
 mod log;
 mod masking;
 mod model;
 mod overhear;
+mod people;
 mod plan;
 mod record;
 mod requests;

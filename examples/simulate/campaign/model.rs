@@ -8,6 +8,7 @@ use std::time::Duration;
 use gitlab_runner::{Failure, FailureReason, Time};
 
 use super::{
+    fate::{Fate, Outer, Story, error, stopped, warning},
     job_plan::{End, JobPlan, Manner},
     record::{Entry, Notes},
 };
@@ -18,51 +19,6 @@ const TIMEOUT_GRACE: Duration = Duration::from_secs(30);
 const CANCEL_GRACE: Duration = Duration::from_secs(600);
 const CLEAN_UP: Duration = Duration::from_secs(300);
 const AFTER_SCRIPT: u64 = 300;
-
-/// What happened to the job from outside.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Outer {
-    /// Since when GitLab wants it to stop.
-    pub(crate) canceling: Option<Time>,
-    /// Since when GitLab hears nothing of it.
-    pub(crate) gone: Option<Time>,
-    /// When its runner was aborted.
-    pub(crate) aborted: Option<Time>,
-    /// GitLab, or what stands before it, may have said that there is no such job.
-    pub(crate) maybe_missing: bool,
-}
-
-/// What must come of it.
-#[derive(Debug)]
-pub(crate) struct Fate {
-    pub(crate) failure: Option<Failure>,
-    /// The runner has learnt that it is over at GitLab: it reports nothing.
-    pub(crate) ended: bool,
-    /// Whether it had failed when its artifacts were due, if they were.
-    pub(crate) uploads: Option<bool>,
-    /// Something kept the uploads from their end.
-    pub(crate) uploads_stopped: bool,
-    /// What that comes to, if all went well until then.
-    pub(crate) upload_failure: Option<Failure>,
-    pub(crate) story: Story,
-}
-
-/// Of what the log is made.
-#[derive(Debug, Default)]
-pub(crate) struct Story {
-    /// In front of everything.
-    pub(crate) first: Vec<String>,
-    /// Behind the entry of this number.
-    pub(crate) behind: Vec<(usize, String)>,
-    /// At this time.
-    pub(crate) at: Vec<(Time, String)>,
-    /// The entries between which the artifacts were packed and sent; what they lead to is told there.
-    pub(crate) uploads: Option<(usize, usize)>,
-    /// What must be among that.
-    pub(crate) told: Vec<String>,
-    /// When the log took no more.
-    pub(crate) closed: Option<(usize, Time)>,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
@@ -118,14 +74,6 @@ pub(crate) fn fate(plan: &JobPlan, notes: &Notes, outer: Outer) -> Result<Fate, 
         upload_failure: judge.upload_failure,
         story: judge.story,
     })
-}
-
-fn error(text: &str) -> String {
-    format!("\x1b[31;1mERROR: {text}\x1b[0;m\n")
-}
-
-fn warning(text: &str) -> String {
-    format!("\x1b[0;33mWARNING: {text}\x1b[0;m\n")
 }
 
 fn system() -> Failure {
@@ -298,6 +246,8 @@ impl Judge<'_> {
         }
         events.sort();
 
+        self.hears(is_after, stop, begun, end)?;
+
         let mut force: Option<Time> = None;
         let mut stopped = false;
         let sooner = |force: Option<Time>, at: Time| Some(force.map_or(at, |it| it.min(at)));
@@ -390,6 +340,36 @@ impl Judge<'_> {
             other => return Err(format!("{other:?} in step {step}")),
         }
         Ok((end, false))
+    }
+
+    /// A step does not go on for long when GitLab wants it to stop.
+    fn hears(
+        &self,
+        is_after: bool,
+        stop: Option<Time>,
+        begun: Time,
+        end: Time,
+    ) -> Result<(), String> {
+        let Some(within) = self.outer.hears_within else {
+            return Ok(());
+        };
+        let canceling = self
+            .outer
+            .canceling
+            .filter(|_| !is_after && self.why.is_none());
+        let told = [
+            (canceling, stop.unwrap_or(end)),
+            // Nothing is told then, it is dropped.
+            (self.outer.gone, end),
+        ];
+        for (wanted, heard) in told {
+            if wanted.is_some_and(|it| heard > it.max(begun) + within) {
+                return Err(format!(
+                    "it goes on to {heard}, though it was to stop at {wanted:?}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn step_limit(&mut self, is_after: bool, begun: Time) -> Option<Time> {
@@ -558,10 +538,6 @@ enum Event {
     Abort,
     /// It was stopped, and nothing here has wanted that.
     Heard,
-}
-
-pub(crate) fn stopped() -> String {
-    error("Job failed (system failure): the runner was stopped")
 }
 
 fn next_if_begun<'a>(entries: &mut Entries<'a>) -> Option<(usize, Time, &'a Entry)> {

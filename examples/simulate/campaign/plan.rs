@@ -61,6 +61,10 @@ pub(crate) struct RunnerPlan {
     pub(crate) capacity: usize,
     /// Asks for each job by itself instead of `run`.
     pub(crate) one_by_one: bool,
+    /// Then, for how long it waits for an answer before it lets go of it and asks anew.
+    pub(crate) patience: Option<Duration>,
+    /// Its token ends after so many seconds, and so does each one that it gets for it.
+    pub(crate) token_life: Option<u64>,
     /// Told to GitLab that it can be cancelled gracefully.
     pub(crate) is_graceful: bool,
     pub(crate) verify: bool,
@@ -82,6 +86,10 @@ pub(crate) enum Stop {
     Abort,
     /// The future of `run` is dropped, and the runner drained.
     DropRun,
+    /// The same, and it runs again some time later.
+    RunAgain(Duration),
+    /// The runner itself is dropped.
+    DropRunner,
 }
 
 /// What somebody, or GitLab itself, does to a job, or to all.
@@ -147,7 +155,9 @@ impl Plan {
         }
         let deeds = deeds(&mut dice, jobs.len());
         let (faults, has_faults) = faults(&mut dice, seed);
-        let weather = Weather::draw(&mut dice);
+        let repeats = runners.len() == 1 && runners[0].commit;
+        let weather = Weather::draw(&mut dice, repeats);
+        let is_faulty = has_faults || weather.is_bad();
         let mut random = dice.stream("latency");
         let latency = match dice.has("slow-network", 20) {
             true => (
@@ -156,7 +166,7 @@ impl Plan {
             ),
             false => (Duration::from_millis(1), Duration::from_millis(20)),
         };
-        Self {
+        let mut plan = Self {
             seed,
             latency,
             server: ServerPlan::draw(&mut dice),
@@ -164,12 +174,29 @@ impl Plan {
             runners,
             deeds,
             faults,
-            is_faulty: has_faults || weather.is_bad(),
+            is_faulty,
             weather,
             trace_limit,
             is_overheard: dice.has("overheard", 15),
             parts: dice.into_parts(),
+        };
+        // An answer that is lost costs the token, and a second runner loses its own by it.
+        if !plan.is_calm() || plan.runners.len() > 1 {
+            plan.runners.iter_mut().for_each(|it| it.token_life = None);
         }
+        plan
+    }
+
+    /// Nothing keeps a runner from hearing of its jobs.
+    pub(crate) fn is_calm(&self) -> bool {
+        let harmless = |deed: &Deed| {
+            !matches!(
+                deed,
+                Deed::Lock(..) | Deed::Conflict(_) | Deed::Migration(_) | Deed::Shrink(..)
+            )
+        };
+        let mut deeds = self.deeds.iter();
+        !self.is_faulty && self.server.rate.is_none() && deeds.all(|(_, it)| harmless(it))
     }
 
     /// The longest that a message travels.
@@ -253,10 +280,12 @@ fn runners(dice: &mut Dice<'_>) -> Vec<RunnerPlan> {
         let stop = has("stop", 20).then(|| {
             let latest = random.pick(&[5_000, 60_000, 600_000]);
             let at = moment(random.between(1_000_000, latest * 1000));
-            let stop = match random.below(4) {
+            let stop = match random.below(6) {
                 0 => Stop::Drain,
                 1 => Stop::DrainWithin(Duration::from_millis(random.between(0, 100_000))),
                 2 => Stop::Abort,
+                3 => Stop::RunAgain(Duration::from_millis(random.between(0, 100_000))),
+                4 => Stop::DropRunner,
                 _ => Stop::DropRun,
             };
             (at, stop)
@@ -269,6 +298,8 @@ fn runners(dice: &mut Dice<'_>) -> Vec<RunnerPlan> {
             system_id: format!("s_{}", random.word(12)),
             capacity: random.between(1, 4) as usize,
             one_by_one: has("one-by-one", 15),
+            patience: has("patience", 40).then(|| Duration::from_millis(random.between(1, 60_000))),
+            token_life: has("rotation", 15).then(|| random.between(8, 400)),
             is_graceful: !has("no-grace", 15),
             verify: !has("no-verify", 10),
             commit: !has("no-commit", 15),
@@ -302,7 +333,7 @@ fn deeds(dice: &mut Dice<'_>, jobs: usize) -> Vec<(Time, Deed)> {
             continue;
         }
         let mut random = dice.stream(&format!("{name}-what"));
-        let latest = random.pick(&[1_000, 30_000, 120_000, 900_000]);
+        let latest = random.pick(&[1_000, 5_000, 20_000, 120_000, 900_000]);
         let at = moment(random.between(0, latest * 1000));
         let job = random.below(jobs);
         let deed = match random.below(26) {
@@ -354,6 +385,10 @@ fn faults(dice: &mut Dice<'_>, seed: u64) -> (FaultPlan, bool) {
             any = true;
             plan = plan.with(fault, random.between(1, often) as u16);
         }
+    }
+    if dice.has("very-late", 8) {
+        // Longer than a runner waits for most answers.
+        plan = plan.with_latest(Duration::from_secs(100));
     }
     for number in 0..3 {
         let mut random: Random = dice.stream(&format!("storm-{number}-when"));

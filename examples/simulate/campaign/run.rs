@@ -69,6 +69,8 @@ pub(crate) struct Ran {
     pub(crate) errors: Vec<String>,
     /// When it was told to ask for no more jobs.
     pub(crate) stopped: Option<Time>,
+    /// What it was given in the place of its token.
+    pub(crate) tokens: Vec<String>,
     /// How many jobs it may have since it was told so.
     pub(crate) capacity: Option<usize>,
     /// When its jobs were aborted.
@@ -76,26 +78,19 @@ pub(crate) struct Ran {
     pub(crate) over: Option<Time>,
 }
 
-/// What is done at a time of its own.
-enum What {
-    Deed(Deed),
-    Stop(usize, Stop),
-    Capacity(usize, usize),
-}
-
-struct World {
-    plan: Arc<Plan>,
-    sim: Sim,
-    gitlab: ServerHandle<Gitlab>,
+pub(super) struct World {
+    pub(super) plan: Arc<Plan>,
+    pub(super) sim: Sim,
+    pub(super) gitlab: ServerHandle<Gitlab>,
     storage: Option<ObjectStore>,
-    ids: Vec<JobId>,
+    pub(super) ids: Vec<JobId>,
     /// Of the runners, as GitLab counts them.
-    numbers: Vec<RunnerNumber>,
+    pub(super) numbers: Vec<RunnerNumber>,
     book: Book,
     stage: Arc<Stage>,
-    runs: Vec<Mutex<Ran>>,
-    handles: Vec<Mutex<Option<RunnerHandle>>>,
-    done: Mutex<Vec<Done>>,
+    pub(super) runs: Arc<[Mutex<Ran>]>,
+    pub(super) handles: Vec<Mutex<Option<RunnerHandle>>>,
+    pub(super) done: Mutex<Vec<Done>>,
 }
 
 pub(crate) fn run(plan: &Arc<Plan>, dir: &TempDir) -> Result<Evidence, String> {
@@ -124,7 +119,12 @@ impl World {
         for runner in &plan.runners {
             if !tokens.contains(&&*runner.token) {
                 tokens.push(&runner.token);
-                numbers.push(gitlab.add_runner(runner.token.clone()));
+                let number = gitlab.add_runner(runner.token.clone());
+                numbers.push(number);
+                if let Some(life) = runner.token_life {
+                    gitlab.set_token_expiry(number, Some(Time::from_secs(life)));
+                    gitlab.settings_mut().runner_token_life = Some(Duration::from_secs(life));
+                }
             }
         }
         let specs = plan
@@ -249,6 +249,19 @@ impl World {
                 config.wall_origin = ORIGIN;
                 config.patch_limit = patch_limit;
             });
+        if plan.token_life.is_some() {
+            let (runs, adapter) = (Arc::clone(&self.runs), self.sim.adapter());
+            builder = builder.on_token_rotated(move |new| {
+                if let Ok(mut run) = runs[number].lock() {
+                    run.tokens.push(new.token.expose().to_owned());
+                }
+                let stored = adapter.sleep_until(adapter.now() + Duration::from_millis(300));
+                async move {
+                    stored.await;
+                    Ok::<(), String>(())
+                }
+            });
+        }
         if let Some(every) = keep_alive {
             builder = builder.keep_alive(every);
         }
@@ -270,24 +283,38 @@ impl World {
             make(job, page, Arc::clone(&stage))
         };
         let handle = runner.handle();
-        let drop_run = match plan.stop {
-            Some((at, Stop::DropRun)) => Some(at),
-            _ => None,
-        };
-        let work = async {
-            if plan.one_by_one {
-                self.ask_one_by_one(number, &mut runner, process).await;
-            } else if let Err(error) = runner.run(process, plan.capacity).await {
-                self.error(number, &error);
+        let end = match plan.stop {
+            Some((at, Stop::DropRun | Stop::RunAgain(_) | Stop::DropRunner)) => {
+                self.sleep_until(at)
             }
+            _ => futures::future::pending().boxed(),
         };
-        let never = futures::future::pending().boxed();
-        let end = drop_run.map_or(never, |at| self.sleep_until(at));
+        let work = self.work(number, &mut runner, process.clone());
         let dropped = matches!(select(Box::pin(work), end).await, Either::Right(_));
-        if dropped {
-            self.note(number, |run| run.stopped = Some(self.sim.now()));
+        let mut drains = dropped || plan.one_by_one;
+        match plan.stop {
+            Some((_, Stop::DropRunner)) if dropped => {
+                let now = self.sim.now();
+                self.note(number, |run| {
+                    run.stopped = Some(now);
+                    run.aborted = Some(now);
+                });
+                drop(runner);
+                // Its jobs are reported in the background.
+                self.note(number, |run| run.over = Some(now));
+                return;
+            }
+            Some((_, Stop::RunAgain(pause))) if dropped => {
+                self.sim.sleep(pause).await;
+                self.work(number, &mut runner, process).await;
+                drains = plan.one_by_one;
+            }
+            _ if dropped => {
+                self.note(number, |run| run.stopped = Some(self.sim.now()));
+            }
+            _ => {}
         }
-        if dropped || plan.one_by_one {
+        if drains {
             runner.drain().await;
         }
         if runner.running() != 0 {
@@ -295,13 +322,27 @@ impl World {
             self.note(number, |run| run.errors.push(text));
         }
         drop(runner);
-        if !handle.is_stopped() && !dropped && !plan.one_by_one {
+        if !handle.is_stopped() && !drains {
             self.note(number, |run| {
                 run.errors.push("it has not stopped".to_owned())
             });
         }
         self.note(number, |run| run.over = Some(self.sim.now()));
         set(&self.handles[number], None);
+    }
+
+    /// Runs jobs until it is stopped.
+    async fn work<F, Ret>(&self, number: usize, runner: &mut Runner, process: F)
+    where
+        F: Fn(gitlab_runner::job::Job) -> Ret + Clone + Send + Sync + 'static,
+        Ret: Future<Output = Result<super::actor::Troupe, ()>> + Send + 'static,
+    {
+        let plan = &self.plan.runners[number];
+        if plan.one_by_one {
+            self.ask_one_by_one(number, runner, process).await;
+        } else if let Err(error) = runner.run(process, plan.capacity).await {
+            self.error(number, &error);
+        }
     }
 
     async fn ask_one_by_one<F, Ret>(&self, number: usize, runner: &mut Runner, process: F)
@@ -316,7 +357,19 @@ impl World {
             if self.ran(number, |run| run.stopped).is_some() {
                 return;
             }
-            match runner.request_job(process.clone()).await {
+            let request = runner.request_job(process.clone());
+            let asked = match self.plan.runners[number].patience {
+                None => request.await,
+                Some(patience) => {
+                    let request = Box::pin(request);
+                    match select(request, self.sim.sleep(patience)).await {
+                        Either::Left((asked, _)) => asked,
+                        // If it brings a job all the same, that is run.
+                        Either::Right(_) => continue,
+                    }
+                }
+            };
+            match asked {
                 Ok(true) => {}
                 Ok(false) => self.sim.sleep(Duration::from_secs(3)).await,
                 Err(error) => {
@@ -326,113 +379,6 @@ impl World {
                     self.sim.sleep(Duration::from_secs(5)).await;
                 }
             }
-        }
-    }
-
-    async fn do_deeds(&self) {
-        let deeds = self.plan.deeds.iter();
-        let deeds = deeds.map(|(at, deed)| (*at, What::Deed(*deed)));
-        let runners = || self.plan.runners.iter().enumerate();
-        let stops = runners().filter_map(|(number, runner)| {
-            let (at, stop) = runner.stop?;
-            Some((at, What::Stop(number, stop)))
-        });
-        let capacities = runners().filter_map(|(number, runner)| {
-            let (at, capacity) = runner.capacity_later?;
-            Some((at, What::Capacity(number, capacity)))
-        });
-        let mut all: Vec<_> = deeds.chain(stops).chain(capacities).collect();
-        all.sort_by_key(|(at, _)| *at);
-        for (at, what) in all {
-            self.sleep_until(at).await;
-            match what {
-                What::Deed(deed) => self.do_it(deed),
-                What::Stop(number, stop) => self.stop(number, stop),
-                What::Capacity(number, capacity) => {
-                    if let Some(handle) = get(&self.handles[number]) {
-                        handle.set_capacity(capacity);
-                        self.note(number, |run| run.capacity = Some(capacity));
-                    }
-                }
-            }
-        }
-    }
-
-    fn stop(&self, number: usize, stop: Stop) {
-        let Some(handle) = get(&self.handles[number]) else {
-            return;
-        };
-        let now = self.sim.now();
-        let aborted = match stop {
-            Stop::DropRun => return,
-            Stop::Drain => {
-                handle.drain();
-                None
-            }
-            Stop::DrainWithin(limit) => {
-                handle.drain_within(limit);
-                Some(now + limit)
-            }
-            Stop::Abort => {
-                handle.abort();
-                Some(now)
-            }
-        };
-        self.note(number, |run| {
-            run.stopped = Some(now);
-            run.aborted = aborted;
-        });
-    }
-
-    fn do_it(&self, deed: Deed) {
-        let done = self.gitlab.with(|outside, now| {
-            let gitlab = outside.server.server_mut();
-            gitlab.advance(now);
-            let id = deed.job().map(|job| self.ids[job]);
-            let status = |gitlab: &MockGitlab| Some(gitlab.report(id?)?.status);
-            let before = status(gitlab);
-            match (deed, id) {
-                (Deed::Cancel(_), Some(id)) => _ = gitlab.cancel(id),
-                (Deed::ForceCancel(_), Some(id)) => _ = gitlab.force_cancel(id),
-                (Deed::Fail(_), Some(id)) => _ = gitlab.drop_job(id, "stuck_or_timeout_failure"),
-                (Deed::Erase(_), Some(id)) => gitlab.erase(id),
-                (Deed::DeleteProject(_), Some(id)) => gitlab.delete_project(id),
-                (Deed::ExpireToken(_), Some(id)) => gitlab.expire_token(id),
-                (Deed::Shrink(_, hundredths), Some(id)) => {
-                    let running = before.is_some_and(|status| !status.is_finished());
-                    let len = gitlab.report(id).map_or(0, |report| report.log.len());
-                    if running {
-                        gitlab.shrink_trace(id, len * hundredths as usize / 100);
-                    }
-                }
-                (Deed::Lock(_, attempts), Some(id)) => gitlab.lock_trace(id, attempts),
-                (Deed::Watch(_, watched), Some(id)) => gitlab.watch(id, watched),
-                (Deed::Conflict(requests), _) => gitlab.conflict(requests),
-                (Deed::Migration(runs), _) => gitlab.settings_mut().migration_backoff = runs,
-                (Deed::ExpireLinks, _) => gitlab.object_store().expire_links(),
-                (Deed::Pause(paused), _) => {
-                    self.numbers
-                        .iter()
-                        .for_each(|it| gitlab.set_paused(*it, paused));
-                }
-                (Deed::ForgetManagers, _) => {
-                    self.numbers
-                        .iter()
-                        .for_each(|it| gitlab.forget_managers(*it));
-                }
-                _ => {
-                    self.numbers.iter().for_each(|it| gitlab.bump_queue(*it));
-                }
-            }
-            Done {
-                at: now,
-                deed,
-                before,
-                status: status(gitlab),
-            }
-        });
-        if let Ok(mut all) = self.done.lock() {
-            all.push(done);
         }
     }
 
@@ -464,11 +410,11 @@ impl World {
         }
     }
 
-    fn sleep_until(&self, at: Time) -> futures::future::BoxFuture<'static, ()> {
+    pub(super) fn sleep_until(&self, at: Time) -> futures::future::BoxFuture<'static, ()> {
         self.sim.sleep(at.since(self.sim.now()))
     }
 
-    fn note(&self, number: usize, change: impl FnOnce(&mut Ran)) {
+    pub(super) fn note(&self, number: usize, change: impl FnOnce(&mut Ran)) {
         if let Ok(mut run) = self.runs[number].lock() {
             change(&mut run);
         }
@@ -534,7 +480,7 @@ impl World {
     }
 }
 
-fn get<T: Clone>(of: &Mutex<Option<T>>) -> Option<T> {
+pub(super) fn get<T: Clone>(of: &Mutex<Option<T>>) -> Option<T> {
     of.lock().ok().and_then(|it| it.clone())
 }
 

@@ -20,6 +20,8 @@ use super::dice::{Dice, Random};
 pub(crate) struct Weather {
     random: Random,
     rates: Vec<(Trouble, u64)>,
+    /// A job may be handed out once more.
+    repeats: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +44,15 @@ enum Trouble {
     Conflict,
     /// 413 from a proxy.
     TooLarge,
+    /// 429 or 503 that says how long to wait, in an odd way.
+    Limited,
+    /// Odd headers in the answer.
+    Odd,
+    /// The job that was handed out last, once more.
+    Again,
 }
 
-const ALL: [Trouble; 9] = [
+const ALL: [Trouble; 12] = [
     Trouble::Silence,
     Trouble::Dumb,
     Trouble::Twice,
@@ -54,10 +62,13 @@ const ALL: [Trouble; 9] = [
     Trouble::Range,
     Trouble::Conflict,
     Trouble::TooLarge,
+    Trouble::Limited,
+    Trouble::Odd,
+    Trouble::Again,
 ];
 
 impl Weather {
-    pub(crate) fn draw(dice: &mut Dice<'_>) -> Self {
+    pub(crate) fn draw(dice: &mut Dice<'_>, repeats: bool) -> Self {
         let mut rates = Vec::new();
         for trouble in ALL {
             let mut random = dice.stream(&format!("weather-{trouble:?}-rate"));
@@ -67,6 +78,7 @@ impl Weather {
                     match trouble {
                         // Five of them in a row end a job.
                         Trouble::Missing => random.between(1, 15),
+                        Trouble::Odd | Trouble::Again => random.between(1, 300),
                         _ => random.between(1, 80),
                     },
                 ));
@@ -75,6 +87,7 @@ impl Weather {
         Self {
             random: dice.stream("weather"),
             rates,
+            repeats,
         }
     }
 
@@ -132,6 +145,7 @@ pub(crate) struct Outside<S> {
     holds: BTreeMap<HoldId, usize>,
     silent: BTreeSet<HoldId>,
     stale: Vec<(Time, Request<Bytes>)>,
+    last_job: Option<Response<Bytes>>,
 }
 
 /// The holds of the server, and those of faults, are numbered otherwise.
@@ -146,6 +160,7 @@ impl<S: Server> Outside<S> {
             holds: BTreeMap::new(),
             silent: BTreeSet::new(),
             stale: Vec::new(),
+            last_job: None,
         }
     }
 
@@ -239,6 +254,42 @@ impl Seen {
     }
 }
 
+/// The same answer with a header that makes no sense, or that means nothing.
+fn odd(random: &mut Random, mut answer: Answer) -> Answer {
+    if let Answer::Reply(reply) = &mut answer
+        && reply.status().is_success()
+    {
+        let (name, values): (_, &[&'static str]) = match random.below(2) {
+            0 => (
+                "X-GitLab-Trace-Update-Interval",
+                &[
+                    "0",
+                    "-5",
+                    "1/2",
+                    "",
+                    "7",
+                    "999999999",
+                    "99999999999999999999",
+                ],
+            ),
+            _ => (
+                "Job-Status",
+                &["pending", "RUNNING", "", "nonsense", "skipped"],
+            ),
+        };
+        // A cancel must stay one.
+        let canceling = reply
+            .headers()
+            .get("Job-Status")
+            .is_some_and(|it| it != "running");
+        if name != "Job-Status" || !canceling {
+            let value = http::HeaderValue::from_static(random.pick(values));
+            reply.headers_mut().insert(name, value);
+        }
+    }
+    answer
+}
+
 impl<S: Server> Server for Outside<S> {
     fn handle(&mut self, now: Time, request: Request<Bytes>) -> Answer {
         self.process_stale(now);
@@ -255,9 +306,13 @@ impl<S: Server> Server for Outside<S> {
             Trouble::Precondition => about_job,
             Trouble::Range => what == What::Patch,
             Trouble::TooLarge => what == What::Patch,
-            Trouble::Silence | Trouble::Conflict => what != What::Other,
+            Trouble::Silence | Trouble::Conflict | Trouble::Limited => what != What::Other,
+            Trouble::Odd => about_job,
+            // To who commits to a job: nobody else can know.
+            Trouble::Again => what == What::Poll && self.weather.repeats && self.last_job.is_some(),
         });
         self.seen[number].is_troubled |= trouble.is_some();
+        let random = &mut self.weather.random;
         let reply = |status: u16, header: Option<(&str, &str)>| {
             let mut reply = Response::builder().status(status);
             if let Some((name, value)) = header {
@@ -267,7 +322,16 @@ impl<S: Server> Server for Outside<S> {
             Answer::Reply(reply.body(page).unwrap_or_default())
         };
         let answer = match trouble {
-            None => self.server.handle(now, request),
+            None => {
+                let answer = self.server.handle(now, request);
+                if let Answer::Reply(reply) = &answer
+                    && reply.status() == 201
+                    && what == What::Poll
+                {
+                    self.last_job = Some(reply.clone());
+                }
+                answer
+            }
             Some(Trouble::Silence) => return self.silence(number),
             Some(Trouble::Dumb) => {
                 return match self.server.handle(now, request) {
@@ -282,19 +346,40 @@ impl<S: Server> Server for Outside<S> {
                 self.server.handle(now, request)
             }
             Some(Trouble::Stale) => {
-                let late = Duration::from_millis(self.weather.random.between(1, 30_000));
+                let late = Duration::from_millis(random.between(1, 30_000));
                 self.stale.push((now + late, request));
                 Answer::Close
             }
             Some(Trouble::Missing) => reply(404, None),
             Some(Trouble::Precondition) => reply(412, None),
-            Some(Trouble::Range) => match self.weather.random.below(3) {
+            Some(Trouble::Range) => match random.below(3) {
                 0 => reply(416, None),
                 1 => reply(416, Some(("Range", "0-0"))),
                 _ => reply(416, Some(("Range", "nonsense"))),
             },
             Some(Trouble::Conflict) => reply(409, None),
             Some(Trouble::TooLarge) => reply(413, None),
+            Some(Trouble::Limited) => {
+                let status = random.pick(&[429, 503]);
+                let wait = random.pick(&[
+                    "0",
+                    "7",
+                    "-3",
+                    "",
+                    "soon",
+                    "1.5",
+                    "100",
+                    "99999999999999999999",
+                    "Wed, 01 Jan 2025 00:00:09 GMT",
+                    "Wed, 01 Jan 2020 00:00:00 GMT",
+                ]);
+                reply(status, Some(("Retry-After", wait)))
+            }
+            Some(Trouble::Odd) => odd(random, self.server.handle(now, request)),
+            Some(Trouble::Again) => match self.last_job.clone() {
+                Some(job) => Answer::Reply(job),
+                None => Answer::Close,
+            },
         };
         self.answered(number, now, answer)
     }
