@@ -27,7 +27,7 @@ use gitlab_runner::{
     JobHandler, JobResult, Phase, Runner,
     artifact::{DirectoryFiles, DiskFile, ExtractLimits},
     job::Job,
-    mock::{JobSpec, JobStatus, MockGitlab, PipelineSpec, http::Loopback},
+    mock::{Endpoint, JobSpec, JobStatus, MockGitlab, Override, PipelineSpec, http::Loopback},
     outputln,
 };
 
@@ -90,9 +90,9 @@ impl World {
         }
     }
 
-    /// One job uploads all of `made` and the next extracts it to `taken`. The archive is there then,
-    /// too.
-    fn make_and_take(&self, level: &str) {
+    /// One job uploads all of `made` and the next extracts it to `taken`, from a server with a `plan`.
+    /// The archive is there then, too.
+    fn make_and_take(&self, level: &str, plan: impl FnOnce(&mut MockGitlab)) {
         let mut gitlab = MockGitlab::new(1);
         gitlab.add_runner(TOKEN);
         gitlab.settings_mut().max_artifact_size = u64::MAX / 2;
@@ -102,6 +102,7 @@ impl World {
         let jobs = [make.artifact_paths(["**"]), take];
         let jobs = PipelineSpec::new(jobs).stages(["build", "test"]);
         let jobs = gitlab.enqueue_pipeline(jobs).unwrap();
+        plan(&mut gitlab);
         let server = Loopback::start(gitlab).unwrap();
         let url = server.url().parse().unwrap();
         let build_dir = self.dir.path().join("builds");
@@ -165,7 +166,7 @@ fn a_hundred_thousand_small_files() {
     }
     let script = world.made.join("dir-7/7.txt");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o750)).unwrap();
-    world.make_and_take("default");
+    world.make_and_take("default", |_| ());
 
     world.check(DIRS * EACH + DIRS, bytes);
     for dir in 0..DIRS {
@@ -179,6 +180,42 @@ fn a_hundred_thousand_small_files() {
     assert_eq!(metadata.mode() & 0o777, 0o750);
     let made = fs::metadata(script).unwrap();
     assert_eq!(metadata.mtime(), made.mtime());
+}
+
+/// Each way in which a transfer can fail, with pauses as long as they are.
+#[test]
+#[ignore = "takes a minute or two; see above"]
+fn a_quarter_of_a_gibibyte_arrives_through_faults() {
+    let world = World::new();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let noise = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    let content: Vec<u8> = noise.take(32 << 20).flatten().collect();
+    fs::write(world.made.join("noise.bin"), &content).unwrap();
+    world.make_and_take("default", |gitlab| {
+        use Endpoint::{ArtifactDownload, ArtifactUpload};
+        use Override::{CloseAfter, CloseBefore, CutBody, Html, Status};
+
+        for (nth, fault) in [(1, CloseBefore), (2, Html(503)), (3, CloseAfter)] {
+            gitlab.plan(ArtifactUpload, nth, fault);
+        }
+        let faults = [
+            CutBody(100 << 20),
+            Status(502),
+            CloseBefore,
+            CutBody(255 << 20),
+        ];
+        for (nth, fault) in (1..).zip(faults) {
+            gitlab.plan(ArtifactDownload, nth, fault);
+        }
+    });
+    let taken = fs::read(world.taken.join("noise.bin")).unwrap();
+    assert!(taken == content);
+    world.check(1, content.len() as u64);
 }
 
 /// Both the lengths of a file and the places of those behind it need more than 32 bits.
@@ -195,7 +232,7 @@ fn more_than_four_gibibytes() {
         large.write_all(b"a mark").unwrap();
     }
     fs::write(world.made.join("z.txt"), "behind it").unwrap();
-    world.make_and_take("fastest");
+    world.make_and_take("fastest", |_| ());
     assert!(fs::metadata(&world.archive).unwrap().len() > LEN);
 
     let mut taken = File::open(world.taken.join("large.bin")).unwrap();

@@ -197,6 +197,11 @@ fn gzip_is_a_member_for_each_file() {
         .read_to_string(&mut all)
         .unwrap();
     assert_eq!(all, format!("third{text}second"));
+    let mut on_disk = tempfile::NamedTempFile::with_suffix(".gz").unwrap();
+    on_disk.write_all(&bytes).unwrap();
+    if let Some(unpacked) = printed("zcat", &[on_disk.path().to_str().unwrap()]) {
+        assert_eq!(unpacked, all);
+    }
 
     let mut rest = &*bytes;
     for (name, comment) in [
