@@ -153,6 +153,16 @@ impl JobPayload {
     /// to clone from), the variables that GitLab fills with tokens, all masked variables (unexpanded,
     /// and also those that a later one of the same key hides) and sensitive parameters.
     pub fn mask_values(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        self.secrets()
+            .map(str::trim)
+            .filter(|value| !value.is_empty() && seen.insert(*value))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The same as they come, some of them several times.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
         let variables = self.variables.iter().flat_map(|variable| {
             let key = variable.key.as_str();
             let is_secret = variable.masked || TOKEN_VARIABLES.contains(&key);
@@ -172,17 +182,12 @@ impl JobPayload {
             .iter()
             .map(|credential| &credential.password);
         let secrets = [&self.token].into_iter().chain(tokens).chain(passwords);
-        let mut seen = BTreeSet::new();
         secrets
             .map(|secret| Some(secret.expose()))
             .chain([password(self.git_info.repo_url.expose())])
             .chain(variables)
             .chain(inputs)
             .flatten()
-            .map(str::trim)
-            .filter(|value| !value.is_empty() && seen.insert(*value))
-            .map(str::to_owned)
-            .collect()
     }
 
     /// The time that the job may take: `default` if GitLab names none, or none above zero.
