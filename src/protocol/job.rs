@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
+use memchr::memmem;
 use serde_json::{
     Value,
     de::{Deserializer, Read},
@@ -20,11 +22,13 @@ mod expand;
 mod files;
 mod number;
 mod raw;
+mod reader;
 mod secrets;
 mod work;
 
 #[cfg(feature = "runner")]
 pub(crate) use self::expand::{Expander, Meaning, has_references};
+pub(crate) use self::reader::PayloadReader;
 pub use self::{
     error::PayloadError,
     files::{
@@ -89,8 +93,8 @@ objects! {
         pub cache: Vec<CacheSpec>,
         /// Access to registries.
         pub credentials: Vec<Credential>,
-        /// What the server can do.
-        pub features: Features,
+        /// What the server can do. Jobs of one server share it.
+        pub features: Arc<Features>,
         /// Earlier jobs whose files this one may want.
         pub dependencies: Vec<DependencyInfo>,
         /// External secrets, by the name of the variable that each is for.
@@ -118,18 +122,29 @@ impl JobPayload {
             Ok(text) => Self::read_all(Deserializer::from_str(text)),
             Err(_) => Self::read_all(Deserializer::from_slice(body)),
         };
-        let payload = read.map_err(|error| PayloadError::unreadable(body, &error))?;
+        match read {
+            Ok(Some(payload)) => payload.checked(body),
+            Ok(None) => Err(PayloadError::at(
+                body,
+                "the body".to_owned(),
+                "expected an object".to_owned(),
+            )),
+            Err(error) => Err(PayloadError::unreadable(body, &error)),
+        }
+    }
+
+    /// The payload, which was read from `body`, if it has what every job has.
+    fn checked(self, body: &[u8]) -> Result<Self, PayloadError> {
         let bad = |place: &str, problem: &str| {
-            PayloadError::at(body, place.to_owned(), problem.to_owned())
+            Err(PayloadError::at(body, place.to_owned(), problem.to_owned()))
         };
-        let payload = payload.ok_or_else(|| bad("the body", "expected an object"))?;
-        if good_id(payload.id).is_none() {
-            return Err(bad("id", "expected the number of a job"));
+        if good_id(self.id).is_none() {
+            return bad("id", "expected the number of a job");
         }
-        if good_token(payload.token.clone()).is_none() {
-            return Err(bad("token", "expected a token in visible ASCII"));
+        if good_token(self.token.clone()).is_none() {
+            return bad("token", "expected a token in visible ASCII");
         }
-        Ok(payload)
+        Ok(self)
     }
 
     fn read_all<'de, R: Read<'de>>(mut body: Deserializer<R>) -> serde_json::Result<Option<Self>> {
@@ -163,19 +178,22 @@ impl JobPayload {
 
     /// The same as they come, some of them several times.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
-        let variables = self.variables.iter().flat_map(|variable| {
-            let key = variable.key.as_str();
-            let is_secret = variable.masked || TOKEN_VARIABLES.contains(&key);
-            let password = (key == "CI_REPOSITORY_URL").then(|| password(&variable.value));
-            [
-                is_secret.then_some(variable.value.as_str()),
-                password.flatten(),
-            ]
-        });
-        let inputs = self.inputs.iter().map(|input| match &input.value.content {
-            Value::String(text) if input.value.sensitive => Some(text.as_str()),
-            _ => None,
-        });
+        let variables = self.variables.iter();
+        let variables = variables
+            .filter(|it| it.masked || TOKEN_VARIABLES.contains(&it.key.as_str()))
+            .map(|it| it.value.as_str());
+        let urls = self.variables.iter();
+        let urls = urls
+            .filter(|it| it.key == "CI_REPOSITORY_URL")
+            .map(|it| it.value.as_str())
+            .chain([self.git_info.repo_url.expose()]);
+        let inputs = self
+            .inputs
+            .iter()
+            .filter_map(|input| match &input.value.content {
+                Value::String(text) if input.value.sensitive => Some(text.as_str()),
+                _ => None,
+            });
         let tokens = self.dependencies.iter().map(|dependency| &dependency.token);
         let passwords = self
             .credentials
@@ -183,11 +201,10 @@ impl JobPayload {
             .map(|credential| &credential.password);
         let secrets = [&self.token].into_iter().chain(tokens).chain(passwords);
         secrets
-            .map(|secret| Some(secret.expose()))
-            .chain([password(self.git_info.repo_url.expose())])
+            .map(Secret::expose)
+            .chain(urls.filter_map(password))
             .chain(variables)
             .chain(inputs)
-            .flatten()
     }
 
     /// The time that the job may take: `default` if GitLab names none, or none above zero.
@@ -232,7 +249,7 @@ const TOKEN_VARIABLES: [&str; 4] = [
 
 /// The password in front of the host of a URL.
 fn password(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
+    let rest = url.get(memmem::find(url.as_bytes(), b"://")? + 3..)?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let (user_info, _) = authority.rsplit_once('@')?;
     user_info.split_once(':').map(|(_, password)| password)
