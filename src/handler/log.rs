@@ -58,11 +58,19 @@ const SWOLLEN: u64 = HOT + (512 << 10);
 /// Who writes faster than they are stored has to store them.
 const MOST: u64 = 3 << 20;
 
+/// So much is written to a spool at once, if nobody asks for it before: a line on its own costs
+/// three times what it costs among others.
+const BATCH: usize = 4 << 10;
+/// A batch is no smaller, to begin with.
+const FIRST_BATCH: usize = 512;
+
 enum Inner {
     /// There is no spool yet: lines of the runner that came too early.
     Early(Vec<String>),
     Open {
         spool: TraceSpool,
+        /// What is still to be written to it.
+        batch: Vec<u8>,
         /// Whether the last bytes ended a line, or a section.
         at_line_start: bool,
     },
@@ -120,6 +128,7 @@ impl JobLog {
         let early = std::mem::take(early);
         *inner = Inner::Open {
             spool,
+            batch: Vec::new(),
             at_line_start: true,
         };
         drop(inner);
@@ -155,6 +164,7 @@ impl JobLog {
             Inner::Open {
                 at_line_start: false,
                 spool,
+                ..
             } if !spool.has_timestamps() => "\n",
             _ => "",
         };
@@ -175,9 +185,12 @@ impl JobLog {
 
     /// The log as it is now, but for what the masker still holds back.
     pub(crate) fn mark(&self) -> TraceMark {
-        match &*lock(&self.inner) {
+        match &mut *lock(&self.inner) {
             Inner::Early(_) => TraceMark::default(),
-            Inner::Open { spool, .. } => spool.mark(),
+            Inner::Open { spool, batch, .. } => {
+                empty(batch, spool);
+                spool.mark()
+            }
             Inner::Finished { mark, .. } | Inner::Closed(mark) => *mark,
         }
     }
@@ -188,7 +201,12 @@ impl JobLog {
         let (state, mark) =
             match std::mem::replace(&mut *inner, Inner::Closed(TraceMark::default())) {
                 Inner::Early(_) => (Inner::Closed(TraceMark::default()), TraceMark::default()),
-                Inner::Open { mut spool, .. } => {
+                Inner::Open {
+                    mut spool,
+                    mut batch,
+                    ..
+                } => {
+                    empty(&mut batch, &mut spool);
                     let mark = spool.finish();
                     (Inner::Finished { spool, mark }, mark)
                 }
@@ -305,6 +323,7 @@ impl JobLog {
             let mut inner = lock(&self.inner);
             let Inner::Open {
                 spool,
+                batch,
                 at_line_start,
             } = &mut *inner
             else {
@@ -321,9 +340,9 @@ impl JobLog {
                 // Where a write ends makes a difference there.
                 spool.write_from(stream, &parts.concat(), (self.clock)());
             } else {
-                parts.iter().for_each(|part| spool.write(part));
+                parts.iter().for_each(|part| add(part, batch, spool));
             }
-            spool.in_memory()
+            spool.in_memory() + batch.len() as u64
         };
         if self.wake() {
             (self.tell)(LogNews::Grew);
@@ -334,6 +353,28 @@ impl JobLog {
         if in_memory >= MOST {
             self.spill();
         }
+    }
+}
+
+fn add(part: &[u8], batch: &mut Vec<u8>, spool: &mut TraceSpool) {
+    if part.len() < BATCH {
+        if batch.capacity() == 0 {
+            batch.reserve(FIRST_BATCH);
+        }
+        batch.extend_from_slice(part);
+        if batch.len() >= BATCH {
+            empty(batch, spool);
+        }
+    } else {
+        empty(batch, spool);
+        spool.write(part);
+    }
+}
+
+fn empty(batch: &mut Vec<u8>, spool: &mut TraceSpool) {
+    if !batch.is_empty() {
+        spool.write(batch);
+        batch.clear();
     }
 }
 

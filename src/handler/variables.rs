@@ -265,9 +265,9 @@ impl JobVariables {
     }
 
     /// Every text that must be kept out of the log: those of the payload, and what masked variables
-    /// are once they are expanded.
-    pub(crate) fn mask_values(&self) -> Vec<String> {
-        let mut values = self.payload.mask_values();
+    /// are once they are expanded. The masker trims them, and drops what comes twice.
+    pub(crate) fn mask_values(&self) -> Vec<Cow<'_, str>> {
+        let mut values: Vec<_> = self.payload.secrets().collect();
         let variables = self.payload.variables.iter();
         let mut expandable = variables
             .filter(|it| it.masked && !it.raw && has_references(&it.value))
@@ -282,8 +282,7 @@ impl JobVariables {
             // What is not whole is in no environment.
             if whole && value.len() <= room.max(ALWAYS_MASKED) {
                 room = room.saturating_sub(value.len());
-                // The masker trims it, and drops what comes twice.
-                values.push(value);
+                values.push(value.into());
             }
         }
         values

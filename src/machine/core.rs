@@ -50,6 +50,8 @@ pub(super) struct Core {
     shared_hold: (Time, Duration),
     next_request: u64,
     user_agent: Option<HeaderValue>,
+    /// Where to ask for jobs.
+    jobs: Uri,
 }
 
 /// Where calls about one job go and who makes them. Put together once, since there are many.
@@ -81,6 +83,7 @@ impl Core {
     pub(super) fn new(config: MachineConfig, seed: u64) -> Self {
         Self {
             user_agent: HeaderValue::from_str(&config.user_agent).ok(),
+            jobs: config.server.endpoint("jobs/request"),
             config,
             now: Time::ZERO,
             rng: Rng::new(seed),
@@ -96,7 +99,7 @@ impl Core {
     /// Asks for a job.
     pub(super) fn send_job_request(&mut self, body: Vec<u8>) -> RequestId {
         let token = self.config.token.clone();
-        let http = self.runner_request(Method::POST, "jobs/request", Some(&token), body);
+        let http = self.runner_request(Method::POST, self.jobs.clone(), Some(&token), body);
         let reply = ReplyBody::Collect { limit: JOB_LIMIT };
         let limit = TimeLimit::Total(self.config.job_request_timeout);
         self.send(Owner::Runner, http, reply, limit)
@@ -110,7 +113,8 @@ impl Core {
         token: Option<&Secret>,
         body: Vec<u8>,
     ) -> RequestId {
-        let http = self.runner_request(method, path, token, body);
+        let uri = self.config.server.endpoint(path);
+        let http = self.runner_request(method, uri, token, body);
         let reply = ReplyBody::Collect {
             limit: MESSAGE_LIMIT,
         };
@@ -123,11 +127,10 @@ impl Core {
     fn runner_request(
         &mut self,
         method: Method,
-        path: &str,
+        uri: Uri,
         token: Option<&Secret>,
         body: Vec<u8>,
     ) -> Request<RequestBody> {
-        let uri = self.config.server.endpoint(path);
         let wants_json = method == Method::POST;
         let mut http = self.request(method, uri, RequestBody::Bytes(body.into()));
         let headers = http.headers_mut();

@@ -111,7 +111,7 @@ impl JobMachine {
             Err((text, failure)) => Work::Refuse {
                 text,
                 failure,
-                known_reasons: payload.features.failure_reasons,
+                known_reasons: payload.features.failure_reasons.clone(),
             },
         };
         Self::with(id, work, exchange, once)

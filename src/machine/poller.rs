@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ids::RequestId,
-    protocol::{JobPayload, PayloadError, RawPayload, headers, job_request_body},
+    protocol::{JobPayload, JobRequests, PayloadError, PayloadReader, RawPayload, headers},
     secret::Secret,
     time::Time,
     transport::{TransportError, TransportErrorKind},
@@ -32,6 +32,9 @@ pub(super) struct Poller {
     token: TokenCheck,
     in_flight: Option<Poll>,
     last_update: Option<String>,
+    /// What each request says of the runner, once there was one.
+    requests: Option<JobRequests>,
+    payloads: PayloadReader,
     /// Why the next request comes at once, if it does.
     haste: Option<Haste>,
     /// Haste was of no use: GitLab does not hold requests.
@@ -154,12 +157,14 @@ impl Poller {
     }
 
     fn send_poll(&mut self, core: &mut Core) {
-        let shrunk = self.shrunk.then(|| core.config.info.minimal());
-        let body = job_request_body(
+        let requests = self.requests.get_or_insert_with(|| match self.shrunk {
+            true => JobRequests::new(&core.config.info.minimal()),
+            false => JobRequests::new(&core.config.info),
+        });
+        let body = requests.body(
             &core.config.token,
             &core.config.system_id,
             self.last_update.as_deref(),
-            shrunk.as_ref().unwrap_or(&core.config.info),
         );
         let request = core.send_job_request(body);
         let once = self.once > 0 && core.unresolved == 0;
@@ -254,6 +259,7 @@ impl Poller {
                     // Older than two-phase commit by years, or a simulation of such a one.
                     core.config.commit = false;
                     core.config.info.features.two_phase_job_commit = false;
+                    self.requests = None;
                 }
                 core.notice(Notice::VerifyFailed(trouble));
             }
@@ -267,7 +273,7 @@ impl Poller {
         response: &Response<Bytes>,
     ) -> Option<HandedOut> {
         match response.status() {
-            StatusCode::CREATED => match JobPayload::parse(response.body()) {
+            StatusCode::CREATED => match self.payloads.read(response.body()) {
                 Err(error) if error.id.is_none() || error.token.is_none() => {
                     core.notice(Notice::JobLost(error.to_string()));
                     let wait = self.backoff.after(Setback::Trouble, &mut core.rng);
@@ -310,6 +316,7 @@ impl Poller {
             // The request is too large: say less about ourselves, and ask again at once.
             StatusCode::PAYLOAD_TOO_LARGE if !self.shrunk && !self.stopping => {
                 self.shrunk = true;
+                self.requests = None;
                 self.next_poll = core.now;
                 self.once += usize::from(poll.once);
                 None

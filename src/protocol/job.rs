@@ -1,10 +1,13 @@
 //! A job as GitLab hands it out.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
+use memchr::memmem;
 use serde_json::{
     Value,
     de::{Deserializer, Read},
@@ -20,11 +23,13 @@ mod expand;
 mod files;
 mod number;
 mod raw;
+mod reader;
 mod secrets;
 mod work;
 
 #[cfg(feature = "runner")]
 pub(crate) use self::expand::{Expander, Meaning, has_references};
+pub(crate) use self::reader::PayloadReader;
 pub use self::{
     error::PayloadError,
     files::{
@@ -89,8 +94,8 @@ objects! {
         pub cache: Vec<CacheSpec>,
         /// Access to registries.
         pub credentials: Vec<Credential>,
-        /// What the server can do.
-        pub features: Features,
+        /// What the server can do. Jobs of one server share it.
+        pub features: Arc<Features>,
         /// Earlier jobs whose files this one may want.
         pub dependencies: Vec<DependencyInfo>,
         /// External secrets, by the name of the variable that each is for.
@@ -118,18 +123,29 @@ impl JobPayload {
             Ok(text) => Self::read_all(Deserializer::from_str(text)),
             Err(_) => Self::read_all(Deserializer::from_slice(body)),
         };
-        let payload = read.map_err(|error| PayloadError::unreadable(body, &error))?;
+        match read {
+            Ok(Some(payload)) => payload.checked(body),
+            Ok(None) => Err(PayloadError::at(
+                body,
+                "the body".to_owned(),
+                "expected an object".to_owned(),
+            )),
+            Err(error) => Err(PayloadError::unreadable(body, &error)),
+        }
+    }
+
+    /// The payload, which was read from `body`, if it has what every job has.
+    fn checked(self, body: &[u8]) -> Result<Self, PayloadError> {
         let bad = |place: &str, problem: &str| {
-            PayloadError::at(body, place.to_owned(), problem.to_owned())
+            Err(PayloadError::at(body, place.to_owned(), problem.to_owned()))
         };
-        let payload = payload.ok_or_else(|| bad("the body", "expected an object"))?;
-        if good_id(payload.id).is_none() {
-            return Err(bad("id", "expected the number of a job"));
+        if good_id(self.id).is_none() {
+            return bad("id", "expected the number of a job");
         }
-        if good_token(payload.token.clone()).is_none() {
-            return Err(bad("token", "expected a token in visible ASCII"));
+        if good_token(self.token.clone()).is_none() {
+            return bad("token", "expected a token in visible ASCII");
         }
-        Ok(payload)
+        Ok(self)
     }
 
     fn read_all<'de, R: Read<'de>>(mut body: Deserializer<R>) -> serde_json::Result<Option<Self>> {
@@ -153,6 +169,15 @@ impl JobPayload {
     /// to clone from), the variables that GitLab fills with tokens, all masked variables (unexpanded,
     /// and also those that a later one of the same key hides) and sensitive parameters.
     pub fn mask_values(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        self.secrets()
+            .map(|secret| secret.trim().to_owned())
+            .filter(|value| !value.is_empty() && seen.insert(value.clone()))
+            .collect()
+    }
+
+    /// The same as they come, some of them several times.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let repository = password(self.git_info.repo_url.expose());
         // As whoever uses it may print it.
         let decoded = repository.and_then(percent_decoded);
@@ -175,17 +200,14 @@ impl JobPayload {
             .iter()
             .map(|credential| &credential.password);
         let secrets = [&self.token].into_iter().chain(tokens).chain(passwords);
-        let mut seen = BTreeSet::new();
         secrets
             .map(|secret| Some(secret.expose()))
-            .chain([repository, decoded.as_deref()])
+            .chain([repository])
             .chain(variables)
             .chain(inputs)
             .flatten()
-            .map(str::trim)
-            .filter(|value| !value.is_empty() && seen.insert(*value))
-            .map(str::to_owned)
-            .collect()
+            .map(Cow::Borrowed)
+            .chain(decoded.map(Cow::Owned))
     }
 
     /// The time that the job may take: `default` if GitLab names none, or none above zero.
@@ -230,7 +252,7 @@ const TOKEN_VARIABLES: [&str; 4] = [
 
 /// The password in front of the host of a URL.
 fn password(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
+    let rest = url.get(memmem::find(url.as_bytes(), b"://")? + 3..)?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let (user_info, _) = authority.rsplit_once('@')?;
     user_info.split_once(':').map(|(_, password)| password)

@@ -58,6 +58,7 @@ pub use self::{
     update::{Failure, FailureReason, JobState, ScriptStatus, TraceSummary, checksum, update_body},
     url::{ServerUrl, ServerUrlError},
 };
+pub(crate) use self::{job::PayloadReader, request::JobRequests};
 
 /// Which part of a job a step belongs to.
 ///

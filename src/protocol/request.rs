@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::secret::Secret;
 
@@ -211,6 +212,36 @@ pub fn job_request_body(
     last_update: Option<&str>,
     info: &Info,
 ) -> Vec<u8> {
+    body(token, system_id, last_update, info)
+}
+
+/// The bodies of many job requests, for which `info` becomes JSON only once.
+#[derive(Debug)]
+pub(crate) struct JobRequests(Box<RawValue>);
+
+impl JobRequests {
+    pub(crate) fn new(info: &Info) -> Self {
+        #[expect(clippy::expect_used, reason = "as in to_json")]
+        Self(to_raw_value(info).expect("an info is JSON"))
+    }
+
+    /// As [`job_request_body`].
+    pub(crate) fn body(
+        &self,
+        token: &Secret,
+        system_id: &str,
+        last_update: Option<&str>,
+    ) -> Vec<u8> {
+        body(token, system_id, last_update, &*self.0)
+    }
+}
+
+fn body(
+    token: &Secret,
+    system_id: &str,
+    last_update: Option<&str>,
+    info: &(impl Serialize + ?Sized),
+) -> Vec<u8> {
     to_json(&RequestBody {
         token,
         system_id,
@@ -225,13 +256,13 @@ pub fn verify_body(token: &Secret, system_id: &str, info: &Info) -> Vec<u8> {
 }
 
 #[derive(Serialize)]
-struct RequestBody<'a> {
+struct RequestBody<'a, I: ?Sized> {
     token: &'a Secret,
     #[serde(skip_serializing_if = "str::is_empty")]
     system_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_update: Option<&'a str>,
-    info: &'a Info,
+    info: &'a I,
 }
 
 /// `body` as JSON. Only for the bodies of this module and its siblings.
@@ -293,6 +324,10 @@ mod tests {
             Some("5f2d9c1e7b3a48609d1c2b3a4f5e6d7c"),
             &example(),
         ));
+        assert_eq!(body, wanted);
+        let bodies = JobRequests::new(&example());
+        let last_update = Some("5f2d9c1e7b3a48609d1c2b3a4f5e6d7c");
+        let body = parse(bodies.body(&TOKEN.into(), "s_0a1b2c3d4e5f", last_update));
         assert_eq!(body, wanted);
     }
 

@@ -1,6 +1,10 @@
 //! The directories of a job.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::blocking::Blocking;
 use crate::{handler::JobVariables, spool::lost};
@@ -12,12 +16,9 @@ const SAME_NUMBER: u32 = 1000;
 /// Makes a directory for this job alone: `wanted`, or the same with a number behind it.
 pub(super) async fn make(quick: &Arc<Blocking>, wanted: PathBuf) -> io::Result<PathBuf> {
     let make = move || {
-        if let Some(parent) = wanted.parent() {
-            fs::create_dir_all(parent)?;
-        }
         let mut dir = wanted.clone();
         for number in 1..=SAME_NUMBER {
-            match fs::create_dir(&dir) {
+            match make_below_parents(&dir) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     let mut name = wanted.clone().into_os_string();
                     name.push(format!("-{number}"));
@@ -29,6 +30,17 @@ pub(super) async fn make(quick: &Arc<Blocking>, wanted: PathBuf) -> io::Result<P
         Err(io::ErrorKind::AlreadyExists.into())
     };
     quick.run(make).await.unwrap_or_else(|| Err(lost()))
+}
+
+/// The parents are mostly there, and looking for them is not for nothing.
+fn make_below_parents(dir: &Path) -> io::Result<()> {
+    match (fs::create_dir(dir), dir.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(parent)?;
+            fs::create_dir(dir)
+        }
+        (made, _) => made,
+    }
 }
 
 /// Removes it, and before it the one beside it, if there is one: while the first is there, that

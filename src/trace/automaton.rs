@@ -1,7 +1,5 @@
 //! The patterns of a masker, and the automaton that finds all of them in one pass.
 
-use std::borrow::Cow;
-
 use aho_corasick::{
     Anchored,
     automaton::{Automaton, StateID},
@@ -26,12 +24,11 @@ pub const DEFAULT_TOKEN_PREFIXES: &[&str] = &[
     "gltok-",
 ];
 
-pub(super) type Pattern = Cow<'static, [u8]>;
-
-/// What to look for: the values, then the token prefixes, then the end of a URL parameter's name.
+/// What to look for.
 pub(super) struct Patterns {
-    bytes: Vec<Pattern>,
-    values: usize,
+    values: Vec<Box<[u8]>>,
+    /// Those of the job, without the default ones.
+    prefixes: Vec<Box<[u8]>>,
 }
 
 /// An automaton, and what a masker has to know about its states.
@@ -64,34 +61,46 @@ pub(super) struct Node {
 }
 
 impl Patterns {
-    pub(super) fn new(values: Vec<Pattern>, prefixes: Vec<Pattern>) -> Self {
-        let count = values.len();
-        let mut bytes = values;
-        bytes.extend(prefixes);
-        bytes.push(Cow::Borrowed(b"="));
+    pub(super) fn new<V, P>(values: V, prefixes: P) -> Self
+    where
+        V: IntoIterator<Item: AsRef<str>>,
+        P: IntoIterator<Item: AsRef<str>>,
+    {
+        let values = values.into_iter();
+        let values = values.map(|value| bytes(value.as_ref().trim()));
+        let prefixes = prefixes.into_iter();
+        let prefixes = prefixes
+            .filter(|prefix| !DEFAULT_TOKEN_PREFIXES.contains(&prefix.as_ref()))
+            .map(|prefix| bytes(prefix.as_ref()));
         Self {
-            bytes,
-            values: count,
+            values: distinct(values),
+            prefixes: distinct(prefixes),
         }
     }
 
     pub(super) fn values(&self) -> usize {
-        self.values
+        self.values.len()
     }
 
     pub(super) fn prefixes(&self) -> usize {
-        self.bytes.len() - 1 - self.values
+        self.prefixes.len() + DEFAULT_TOKEN_PREFIXES.len()
     }
 
-    /// All but the equals sign.
-    pub(super) fn values_and_prefixes(&self) -> impl Iterator<Item = &[u8]> {
-        let all = self.bytes.iter().map(|pattern| &**pattern);
-        all.take(self.bytes.len() - 1)
+    /// Those that not all jobs have.
+    pub(super) fn own(&self) -> impl Iterator<Item = &[u8]> {
+        self.values.iter().chain(&self.prefixes).map(|own| &**own)
+    }
+
+    /// The values, then the token prefixes, then the end of a URL parameter's name.
+    fn all(&self) -> impl Iterator<Item = &[u8]> {
+        let default = DEFAULT_TOKEN_PREFIXES.iter();
+        let default = default.map(|prefix| prefix.as_bytes());
+        self.own().chain(default).chain([&b"="[..]])
     }
 
     /// Their lengths taken together: no automaton has more states than that, and a few.
     pub(super) fn total_len(&self) -> usize {
-        self.bytes.iter().map(|pattern| pattern.len()).sum()
+        self.all().map(<[u8]>::len).sum()
     }
 
     #[expect(
@@ -102,9 +111,21 @@ impl Patterns {
         nfa::noncontiguous::Builder::new()
             .prefilter(false)
             .dense_depth(1)
-            .build(&self.bytes)
+            .build(self.all())
             .expect("patterns of a job fit into an automaton")
     }
+}
+
+fn bytes(text: &str) -> Box<[u8]> {
+    text.as_bytes().into()
+}
+
+/// Each once, without empty ones.
+fn distinct(patterns: impl Iterator<Item = Box<[u8]>>) -> Vec<Box<[u8]>> {
+    let mut distinct: Vec<_> = patterns.filter(|pattern| !pattern.is_empty()).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    distinct
 }
 
 impl Compact {
@@ -213,16 +234,16 @@ fn nodes<A: Automaton>(automaton: &A, start: StateID, patterns: &Patterns) -> Ve
 
 fn visits<A: Automaton>(automaton: &A, start: StateID, patterns: &Patterns) -> Vec<Visit> {
     let mut visits = Vec::with_capacity(patterns.total_len());
-    for (index, pattern) in patterns.bytes.iter().enumerate() {
+    for (index, pattern) in patterns.all().enumerate() {
         let (mut state, mut suffix) = (start, start);
         let mut len = 0;
-        for &byte in &**pattern {
+        for &byte in pattern {
             state = automaton.next_state(Anchored::No, state, byte);
             if len > 0 {
                 suffix = automaton.next_state(Anchored::No, suffix, byte);
             }
             len += 1;
-            let inside = index < patterns.values && (len as usize) < pattern.len();
+            let inside = index < patterns.values() && (len as usize) < pattern.len();
             let node = Node {
                 state,
                 depth: if inside { len } else { 0 },
@@ -240,11 +261,11 @@ fn add_matches<A: Automaton>(node: &mut Node, automaton: &A, patterns: &Patterns
     for index in 0..automaton.match_len(node.state) {
         let pattern = automaton.match_pattern(node.state, index);
         let number = pattern.as_usize();
-        if number < patterns.values {
+        if number < patterns.values() {
             // The automaton holds no pattern that is longer.
             let len = u32::try_from(automaton.pattern_len(pattern)).unwrap_or(u32::MAX);
             node.value = node.value.max(len);
-        } else if number < patterns.bytes.len() - 1 {
+        } else if number < patterns.values() + patterns.prefixes() {
             node.prefix = true;
         } else {
             node.equals = true;

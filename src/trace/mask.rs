@@ -17,10 +17,11 @@
 //!
 //! # How it streams
 //!
-//! A piece in which a vectorized search finds the start of no pattern is passed on as it is. For the
-//! others, one automaton finds all values, all token prefixes, and `=` (which is then looked at
-//! backwards for a name). After a byte at `end`, its state gives the *depth*: the length of the longest suffix
-//! of the input that is a proper prefix of a value. All before `settled = end - depth` is decided:
+//! All up to the place where a vectorized search finds the start of a pattern is passed on as it is.
+//! From there on, one automaton finds all values, all token prefixes, and `=` (which is then looked
+//! at backwards for a name), until it has begun no pattern. After a byte at `end`, its state gives the
+//! *depth*: the length of the longest suffix of the input that is a proper prefix of a value. All
+//! before `settled = end - depth` is decided:
 //!
 //! 1. A value that ends later starts at `settled` or after it. For if it starts at `s < end`, the
 //!    input from `s` to `end` is a proper prefix of that value, and none is longer than the depth.
@@ -38,12 +39,12 @@
 //! `settled` never moves back: a start that is possible after the next byte was possible before it.
 //! Fewer bytes cannot be held: those after `settled` do become a secret if the right bytes follow.
 
-use std::{borrow::Cow, collections::BTreeSet, fmt, ops::Range};
+use std::{fmt, ops::Range};
 
 use aho_corasick::automaton::{Automaton, StateID};
 
 use super::{
-    automaton::{Compact, DEFAULT_TOKEN_PREFIXES, Fast, Node, Pattern, Patterns, Scanner},
+    automaton::{Compact, Fast, Node, Patterns, Scanner},
     prefilter::Prefilter,
     utf8,
 };
@@ -63,9 +64,13 @@ pub(super) const MASK: &[u8] = b"[MASKED]";
 /// The longest name, and the `?` or `&` before it.
 const LOOK_BACK: usize = 21;
 
-/// Long writes are taken in pieces, which bounds the list of spans. One with nothing to mask in it
-/// is passed on unread by the automaton, so they are not much longer than a line.
+/// Long writes are taken in pieces, which bounds the list of spans.
 const PIECE: usize = 2 << 10;
+/// So much is looked at by an automaton before the vectorized search has another try, ...
+const SCANNED: usize = 64;
+/// ... at first on a short piece. Each that is clean doubles the next one, so that where starts of
+/// patterns are many, little is searched for nothing.
+const SHORT_PIECE: usize = 128;
 
 /// So many bytes seen by an automaton are worth the time to build the fast one, ...
 const FAST_FROM: u64 = 256 << 10;
@@ -86,6 +91,8 @@ pub struct Masker {
 struct Finder {
     patterns: Patterns,
     prefilter: Option<Prefilter>,
+    /// How much is searched for them next.
+    ahead: usize,
     engine: Engine,
     /// How many bytes an automaton has seen.
     scanned: u64,
@@ -111,21 +118,11 @@ impl Masker {
         V: IntoIterator<Item: AsRef<str>>,
         P: IntoIterator<Item: AsRef<str>>,
     {
-        let mut wanted = BTreeSet::new();
-        for value in values {
-            add(&mut wanted, value.as_ref().trim());
-        }
-        let mut prefixes = BTreeSet::new();
-        for prefix in DEFAULT_TOKEN_PREFIXES {
-            prefixes.insert(Cow::Borrowed(prefix.as_bytes()));
-        }
-        for prefix in token_prefixes {
-            add(&mut prefixes, prefix.as_ref());
-        }
-        let patterns = Patterns::new(wanted.into_iter().collect(), prefixes.into_iter().collect());
+        let patterns = Patterns::new(values, token_prefixes);
         let finder = Finder {
             prefilter: Prefilter::new(&patterns),
             patterns,
+            ahead: PIECE,
             engine: Engine::None,
             scanned: 0,
         };
@@ -158,10 +155,18 @@ impl Masker {
             return;
         };
         while !input.is_empty() {
-            let (piece, rest) = input.split_at(piece_len(input));
+            let clean = finder.clean_len(&self.stream, input);
+            let len = match clean {
+                0 => piece_len(input, finder.scan_len()),
+                clean => clean,
+            };
+            let (piece, rest) = input.split_at(len);
             input = rest;
             self.stream.resume(piece);
-            let depth = finder.scan(&mut self.stream, piece);
+            let depth = match clean {
+                0 => finder.scan(&mut self.stream, piece),
+                _ => 0,
+            };
             self.stream.settle(piece, depth, &mut out);
         }
     }
@@ -204,17 +209,41 @@ impl Masker {
 }
 
 impl Finder {
+    /// How much of the start of `input`, which follows in `stream`, no automaton has to see.
+    fn clean_len(&mut self, stream: &Stream, input: &[u8]) -> usize {
+        let Some(prefilter) = &self.prefilter else {
+            return 0;
+        };
+        if stream.state.is_some() {
+            return 0;
+        }
+        let piece = &input[..piece_len(input, self.ahead)];
+        let clean = prefilter.clean_len(piece);
+        self.ahead = if clean == piece.len() {
+            PIECE.min(self.ahead * 2)
+        } else {
+            SHORT_PIECE
+        };
+        clean
+    }
+
+    /// How much an automaton is to see next.
+    fn scan_len(&self) -> usize {
+        if self.prefilter.is_some() {
+            SCANNED
+        } else {
+            PIECE
+        }
+    }
+
     /// Looks at the next bytes of `stream`, and gives the depth behind them.
     fn scan(&mut self, stream: &mut Stream, piece: &[u8]) -> usize {
-        if stream.state.is_none() {
-            let prefilter = self.prefilter.as_ref();
-            if prefilter.is_some_and(|prefilter| prefilter.is_clean(piece)) {
-                return 0;
-            }
-            // The first state is the one place in which both automata know the same: nothing.
-            if self.scanned >= FAST_FROM && self.patterns.total_len() <= FAST_UP_TO {
-                self.use_fast();
-            }
+        // The first state is the one place in which both automata know the same: nothing.
+        if stream.state.is_none()
+            && self.scanned >= FAST_FROM
+            && self.patterns.total_len() <= FAST_UP_TO
+        {
+            self.use_fast();
         }
         if let Engine::None = self.engine {
             self.engine = Engine::Compact(Compact::compact(&self.patterns));
@@ -468,18 +497,13 @@ fn to_usize(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
-fn add(set: &mut BTreeSet<Pattern>, text: &str) {
-    if !text.is_empty() {
-        set.insert(Cow::Owned(text.as_bytes().to_vec()));
-    }
-}
-
-/// The length of the first piece; it does not end inside a character.
-fn piece_len(input: &[u8]) -> usize {
-    if input.len() <= PIECE {
+/// The length of the first piece, of `most` bytes if there are so many; it does not end inside a
+/// character.
+fn piece_len(input: &[u8], most: usize) -> usize {
+    if input.len() <= most {
         input.len()
     } else {
-        utf8::floor(input, PIECE)
+        utf8::floor(input, most)
     }
 }
 

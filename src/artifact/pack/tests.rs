@@ -1,5 +1,6 @@
 use std::{
     fs,
+    io::Write,
     path::Path,
     time::{Duration, UNIX_EPOCH},
 };

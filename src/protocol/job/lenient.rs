@@ -14,6 +14,10 @@ use serde_json::Value;
 
 use crate::secret::Secret;
 
+/// What a list has room for at first, and if that is not enough.
+const SHORT_LIST: usize = 4;
+const LONG_LIST: usize = 64;
+
 /// A value that can be read leniently.
 pub(super) trait Lenient: Sized {
     /// What stands for a value that is missing or null.
@@ -200,7 +204,7 @@ fn only_if_empty<'de, T, A: SeqAccess<'de>>(
 }
 
 /// A key, borrowed from the input where it is written without escapes.
-struct Key<'de>(Cow<'de, str>);
+pub(super) struct Key<'de>(pub(super) Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -342,6 +346,16 @@ impl<T: Lenient> Lenient for Vec<T> {
     }
 }
 
+impl<T: Lenient> Lenient for Arc<T> {
+    fn absent() -> Self {
+        Self::new(T::absent())
+    }
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        Ok(T::read(deserializer)?.map(Self::new))
+    }
+}
+
 impl Lenient for Arc<[String]> {
     fn absent() -> Self {
         Self::from([])
@@ -376,8 +390,13 @@ impl<'de, T: Lenient> Visitor<'de> for ListVisitor<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut list = Vec::new();
         while let Some(element) = seq.next_element_seed(Seed::<T>::new())? {
+            // A list that is not short is mostly long, and need not grow step by step.
+            if list.len() == SHORT_LIST {
+                list.reserve(LONG_LIST - SHORT_LIST);
+            }
             list.extend(element);
         }
+        list.shrink_to_fit();
         Ok(Some(list))
     }
 }
