@@ -40,6 +40,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/error.rs", &["machine"]),
     ("src/adapter", &["sync", "time", "transport"]),
     (
+        "src/adapter/record",
+        &["adapter", "har", "redact", "sync", "time"],
+    ),
+    (
         "src/adapter/conformance",
         &["adapter", "mock", "sync", "time"],
     ),
