@@ -34,7 +34,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "src/har",
         &[
-            "ids", "machine", "mock", "protocol", "redact", "secret", "time", "trace",
+            "ids",
+            "machine",
+            "mock",
+            "protocol",
+            "redact",
+            "time",
+            "trace",
+            "transport",
         ],
     ),
     ("src/error.rs", &["machine"]),

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri}
 use serde_json::Value;
 
 use super::{Har, HarBody, HarEntry};
-use crate::{ids::JobId, time::WallTime};
+use crate::{ids::JobId, protocol::JobPayload, time::WallTime};
 
 /// What is asked, whoever asks and of which job: entries with the same key stand for each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,6 +153,25 @@ impl Replied {
         match self {
             Self::With { status, .. } => status.as_u16(),
             Self::Lost | Self::Never => 0,
+        }
+    }
+
+    /// The job in its body, if it hands out one.
+    pub(super) fn hands_out(&self) -> Option<JobId> {
+        let Self::With { status, body, .. } = self else {
+            return None;
+        };
+        let payload = match body {
+            HarBody::Whole(bytes) => &bytes[..],
+            HarBody::Lossy(text) => text.as_bytes(),
+            HarBody::Hash { .. } => return None,
+        };
+        if *status != StatusCode::CREATED {
+            return None;
+        }
+        match JobPayload::parse(payload) {
+            Ok(payload) => Some(payload.id),
+            Err(error) => error.id,
         }
     }
 

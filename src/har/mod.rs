@@ -6,13 +6,17 @@
 //! is read all the same. [`Har::to_json`] writes one that all of them open.
 //!
 //! * [`Recording`](crate::adapter::Recording) wraps any adapter and writes down what passes.
-//! * [`HarServer`] answers a runner as the recording says (with the feature `mock`).
+//! * [`HarServer`] answers a runner as the recording says (with the feature `mock`), and
+//!   [`replay_machine`] lets a bare machine run through it.
 //!
 //! What HAR has no place for stands in fields that begin with an underscore, as its authors wish:
 //! `_error` is why there was no reply (`mitmproxy` writes it too), `_sha256` stands for a body that
 //! was left out, `_encoding` for one that is no text.
 //!
-#![cfg_attr(not(feature = "mock"), doc = "[`HarServer`]: crate::har")]
+#![cfg_attr(
+    not(feature = "mock"),
+    doc = "[`HarServer`]: crate::har\n[`replay_machine`]: crate::har"
+)]
 
 mod body;
 #[cfg(feature = "mock")]
@@ -20,7 +24,11 @@ mod compare;
 mod date;
 #[cfg(feature = "mock")]
 mod exchange;
+#[cfg(feature = "mock")]
+mod machine;
 mod read;
+#[cfg(feature = "mock")]
+mod recorded;
 #[cfg(feature = "mock")]
 mod rewrite;
 #[cfg(feature = "mock")]
@@ -38,6 +46,7 @@ use self::read::{lenient, list, milliseconds, number, text};
 pub use self::{
     compare::Mismatch,
     exchange::ReplayError,
+    machine::replay_machine,
     server::{HarServer, Mode},
 };
 pub use crate::redact::Secrets;

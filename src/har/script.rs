@@ -111,6 +111,11 @@ impl Script {
         self.replayed.insert(job, now);
     }
 
+    /// When a job was handed out in the replay.
+    pub(super) fn replayed(&self, job: JobId) -> Option<Time> {
+        self.replayed.get(&job).copied()
+    }
+
     /// The recorded request that is most like this key: of what is left, or else of all.
     pub(super) fn nearest(&self, key: &Key) -> Option<usize> {
         let left = self.left.values().flatten().copied();

@@ -20,7 +20,7 @@ use crate::{
     Time,
     ids::JobId,
     mock::{Answer, HoldId, Server},
-    protocol::{JobPayload, headers},
+    protocol::headers,
 };
 
 /// A request for a job that the recording has nothing about waits so long for a 204.
@@ -183,6 +183,11 @@ impl HarServer {
         self.requests
     }
 
+    /// When a job was handed out.
+    pub(super) fn handed_out(&self, job: JobId) -> Option<Time> {
+        self.script.replayed(job)
+    }
+
     /// The entries of the archive that nobody has asked for, from 0.
     pub fn left(&self) -> Vec<usize> {
         let left = self.script.left().into_iter();
@@ -279,8 +284,12 @@ impl HarServer {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         let mut response = self.rewrite.to_actual(response);
-        if key.is_poll() && status == StatusCode::CREATED {
-            self.hand_out(at, due, response.body());
+        if key.is_poll()
+            && let Some(job) = self.script.entry(at).reply.hands_out()
+        {
+            self.live.insert(job);
+            self.stored.insert(job, 0);
+            self.script.handed_out(at, job, due);
         }
         if let Some(job) = key.job {
             self.note(job, &key, &response);
@@ -291,18 +300,6 @@ impl HarServer {
             response.headers_mut().insert(CONTENT_LENGTH, len);
         }
         self.later(now, due, Answer::Reply(response))
-    }
-
-    fn hand_out(&mut self, at: usize, due: Time, payload: &[u8]) {
-        let id = match JobPayload::parse(payload) {
-            Ok(payload) => Some(payload.id),
-            Err(error) => error.id,
-        };
-        if let Some(job) = id {
-            self.live.insert(job);
-            self.stored.insert(job, 0);
-            self.script.handed_out(at, job, due);
-        }
     }
 
     /// What an answer means for the life of a job.

@@ -10,6 +10,7 @@
 
 mod handler;
 mod lenient;
+mod machine;
 mod make;
 mod mismatches;
 mod mitmproxy;
