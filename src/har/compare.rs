@@ -12,6 +12,10 @@ use crate::redact::Redactor;
 const COLUMN: usize = 58;
 /// So many lines of each request are shown.
 const MAX_LINES: usize = 80;
+/// Of a body, at most so many bytes.
+const MAX_SHOWN: usize = 16 << 10;
+/// And of those so many from before the place where two bodies part.
+const SHOWN_BEFORE: usize = 1 << 10;
 
 /// A request that is not the recorded one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,51 +89,79 @@ pub(super) fn mismatch(
     let mut redactor = Redactor::new();
     for asked in expected.into_iter().chain([actual]) {
         redactor.learn_url(&asked.uri.to_string());
-        redactor.learn_json(asked.bytes());
+        if asked.bytes().starts_with(b"{") {
+            redactor.learn_json(asked.bytes());
+        }
         for (name, value) in &asked.headers {
             redactor.header(name, value);
         }
     }
-    let at = redactor.text(&at).into_owned();
-    let mut lines = |asked: &Asked| -> Vec<String> {
-        let lines = lines(asked).into_iter().take(MAX_LINES);
+    let bodies = [expected.map_or(&[][..], shown_body), shown_body(actual)];
+    let bodies = bodies.map(|body| redactor.bytes(body).into_owned());
+    let start = match bodies.iter().any(|body| body.len() > MAX_SHOWN) {
+        true => common(&bodies[0], &bodies[1]).saturating_sub(SHOWN_BEFORE),
+        false => 0,
+    };
+    let mut lines = |asked: &Asked, body: &[u8]| -> Vec<String> {
+        let lines = lines(asked, start, body.get(start..).unwrap_or_default());
+        let lines = lines.into_iter().take(MAX_LINES);
         lines
             .map(|line| redactor.text(&line).into_owned())
             .collect()
     };
+    let actual = lines(actual, &bodies[1]);
+    let expected = expected.map_or_else(Vec::new, |expected| lines(expected, &bodies[0]));
     Mismatch {
         entry,
-        at,
-        expected: expected.map(&mut lines).unwrap_or_default(),
-        actual: lines(actual),
+        at: redactor.text(&at).into_owned(),
+        expected,
+        actual,
     }
 }
 
-fn lines(asked: &Asked) -> Vec<String> {
+/// What can be read: of a form, what stands before the file.
+fn shown_body(asked: &Asked) -> &[u8] {
+    let bytes = asked.bytes();
+    match boundary(asked) {
+        Some(_) => &bytes[..bytes.len().min(SHOWN_BEFORE)],
+        None => bytes,
+    }
+}
+
+/// How much two bodies have in common at their beginning.
+fn common(one: &[u8], other: &[u8]) -> usize {
+    let both = one.iter().zip(other);
+    both.take_while(|(one, other)| one == other).count()
+}
+
+fn lines(asked: &Asked, start: usize, body: &[u8]) -> Vec<String> {
     let mut lines = vec![format!("{} {}", asked.method, path_and_query(asked))];
     let headers = asked.headers.iter();
     lines.extend(headers.map(|(name, value)| format!("{name}: {value}")));
     lines.push(String::new());
+    if start > 0 {
+        lines.push(format!("(from byte {start} on)"));
+    }
     match &asked.body {
         None => lines.push("(the archive does not have the body)".to_owned()),
         Some(HarBody::Hash { len, sha256, .. }) => {
             let len = len.map_or("?".to_owned(), |len| len.to_string());
-            lines.extend(text_lines(asked));
+            lines.extend(text_lines(body));
             lines.push(format!("({len} bytes in all, SHA-256 {sha256})"));
         }
-        Some(HarBody::Whole(_) | HarBody::Lossy(_)) => lines.extend(text_lines(asked)),
+        Some(HarBody::Whole(_) | HarBody::Lossy(_)) => lines.extend(text_lines(body)),
     }
     lines
 }
 
 /// A field a line, if it is JSON.
-fn text_lines(asked: &Asked) -> Vec<String> {
-    let bytes = asked.bytes();
-    let pretty = serde_json::from_slice::<Value>(bytes)
+fn text_lines(body: &[u8]) -> Vec<String> {
+    let body = &body[..body.len().min(MAX_SHOWN)];
+    let pretty = serde_json::from_slice::<Value>(body)
         .ok()
         .filter(|value| value.is_object())
         .and_then(|value| serde_json::to_string_pretty(&value).ok());
-    let text = pretty.unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned());
+    let text = pretty.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
     text.lines().map(without_controls).collect()
 }
 
@@ -215,11 +247,7 @@ fn body_difference(
         return None;
     };
     let at = |recorded: &[u8], sent: &[u8]| {
-        let same = recorded
-            .iter()
-            .zip(sent)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let same = common(recorded, sent);
         let (recorded, sent) = (recorded.len(), sent.len());
         (recorded != sent || same < sent).then(|| {
             format!(

@@ -29,8 +29,8 @@ use crate::{
     transport::{TransportError, TransportErrorKind},
 };
 
-/// A recording is no longer than that.
-const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+/// Beyond the time of the recording, a replay of it ends after so much in any case.
+const SLACK: Duration = Duration::from_secs(86_400);
 
 /// Lets a [`RunnerMachine`] with this configuration and seed, and up to `capacity` jobs at a time, run
 /// through a recording, and gives the server back: its [`verdict`](HarServer::verdict) says whether the
@@ -138,7 +138,11 @@ impl Stage {
     }
 
     fn run(&mut self) {
-        let end = Time::ZERO + LONGEST;
+        let times = || self.recorded.iter().filter_map(|entry| entry.started);
+        let span = times().max().zip(times().min());
+        let span = span.map_or(Duration::ZERO, |(last, first)| last.since(first));
+        // Nobody records longer than a month.
+        let end = Time::ZERO + span.min(30 * SLACK) + SLACK;
         while self.now < end {
             while let Some(output) = self.machine.poll_output() {
                 if matches!(output, Output::Stopped(_)) {

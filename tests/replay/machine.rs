@@ -20,7 +20,7 @@ fn config() -> MachineConfig {
 #[test]
 fn every_session_is_one_for_a_bare_machine() {
     for (name, ..) in SESSIONS {
-        let server = replay_machine(&session(name), Mode::Strict, config(), 8, 1).unwrap();
+        let server = replay_machine(&session(name), Mode::Strict, config(), 12_345, 1).unwrap();
         if let Err(mismatch) = server.verdict() {
             panic!("{name}: {mismatch}");
         }
@@ -46,7 +46,7 @@ fn a_machine_that_goes_another_way_is_found_out() {
         .position(|it| it.response.status == 416);
     // It is not told that a part of its log is lost, and so does not send it again.
     har.log.entries.remove(refused.unwrap());
-    let server = replay_machine(&har, Mode::Strict, config(), 8, 1).unwrap();
+    let server = replay_machine(&har, Mode::Strict, config(), 12_345, 1).unwrap();
     let shown = server.verdict().unwrap_err().to_string();
     assert!(
         shown.contains("the header content-range has another value"),

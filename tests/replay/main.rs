@@ -8,6 +8,7 @@
 //! commit it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod damaged;
 mod handler;
 mod lenient;
 mod machine;

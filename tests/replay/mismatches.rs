@@ -170,3 +170,15 @@ fn what_cannot_be_replayed_is_refused_with_its_place() {
         assert!(error.contains(what), "{error}");
     }
 }
+
+#[test]
+fn of_long_bodies_the_place_where_they_part_is_shown() {
+    let (mismatch, shown) = parted("success", |entries| {
+        let patch = place(entries, "PATCH", "trace");
+        let data = &mut entries[patch]["request"]["postData"];
+        let text = data["text"].as_str().unwrap();
+        data["text"] = format!("{text}{}", "x".repeat(3 << 20)).into();
+    });
+    assert!(mismatch.expected.iter().map(String::len).sum::<usize>() < 40_000);
+    assert!(shown.contains("(3145"), "{shown}");
+}

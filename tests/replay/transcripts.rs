@@ -14,7 +14,7 @@ use crate::{
     world::{Stage, TOKEN},
 };
 
-fn record(secrets: Secrets) -> String {
+pub(crate) fn record(secrets: Secrets) -> String {
     let stage = Stage::new();
     let written = Arc::new(Mutex::new(String::new()));
     let sink = Arc::clone(&written);
