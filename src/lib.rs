@@ -89,6 +89,7 @@
 //! | [`adapter`] | HTTP, time, tasks and files of one runtime | its feature |
 //! | [`mock`] | a simulated GitLab, pure or served on loopback | `mock` |
 //! | [`sim`] | an adapter in virtual time, for tests of handlers | `sim` |
+//! | [`har`] | recorded sessions, written and replayed | `har` |
 //!
 //! Features are additive. `default-features = false` leaves the first three rows: a core that knows
 //! no runtime, no HTTP client, no clock and no randomness.
@@ -153,6 +154,7 @@
 // Where a module is not built, its name in the table above leads back to that.
 #![cfg_attr(not(feature = "mock"), doc = "[`mock`]: #the-layers")]
 #![cfg_attr(not(feature = "sim"), doc = "[`sim`]: #the-layers")]
+#![cfg_attr(not(feature = "har"), doc = "[`har`]: #the-layers")]
 #![cfg_attr(
     not(all(feature = "runner", feature = "tracing")),
     allow(
@@ -236,7 +238,11 @@ pub mod __private {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Those of the guide.
+/// Those of the guides.
 #[cfg(all(doctest, feature = "tokio", feature = "tracing", feature = "sim"))]
 #[doc = include_str!("../docs/coming-from-collabora.md")]
 struct ComingFromCollabora;
+
+#[cfg(all(doctest, feature = "tokio", feature = "har", feature = "sim"))]
+#[doc = include_str!("../docs/record-and-replay.md")]
+struct RecordAndReplay;

@@ -34,11 +34,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "src/har",
         &[
-            "ids", "machine", "mock", "protocol", "redact", "secret", "time", "trace",
+            "ids",
+            "machine",
+            "mock",
+            "protocol",
+            "redact",
+            "time",
+            "trace",
+            "transport",
         ],
     ),
     ("src/error.rs", &["machine"]),
     ("src/adapter", &["sync", "time", "transport"]),
+    (
+        "src/adapter/record",
+        &["adapter", "har", "redact", "sync", "time"],
+    ),
     (
         "src/adapter/conformance",
         &["adapter", "mock", "sync", "time"],

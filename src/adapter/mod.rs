@@ -39,11 +39,15 @@ use std::{
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
 
+#[cfg(feature = "har")]
+pub use self::record::Recording;
 pub use crate::transport::{TransportError, TransportErrorKind};
 use crate::{Time, sync::lock};
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "har")]
+pub mod record;
 
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 #[path = "../../adapters/certificates.rs"]

@@ -51,7 +51,6 @@ impl HarPostData {
     }
 
     /// A body as a whole.
-    #[allow(dead_code, reason = "for the recorder")]
     pub(crate) fn whole(mime_type: &str, bytes: &[u8]) -> Self {
         let (text, encoding) = written(bytes);
         Self {
@@ -82,7 +81,6 @@ impl HarResponse {
 
 impl HarContent {
     /// A body as a whole.
-    #[allow(dead_code, reason = "for the recorder")]
     pub(crate) fn whole(mime_type: &str, bytes: &[u8]) -> Self {
         let (text, encoding) = written(bytes);
         Self {
@@ -95,7 +93,6 @@ impl HarContent {
     }
 }
 
-#[allow(dead_code, reason = "for the recorder")]
 fn written(bytes: &[u8]) -> (String, String) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), String::new()),

@@ -5,17 +5,36 @@
 //! an archive that a program wrote in a hurry (no `version`, no `timings`, characters that are none)
 //! is read all the same. [`Har::to_json`] writes one that all of them open.
 //!
-//! * A recorder wraps any adapter and writes down what passes.
-//! * A server answers a runner as the recording says (with the feature `mock`).
+//! * [`Recording`](crate::adapter::Recording) wraps any adapter and writes down what passes.
+//! * [`HarServer`] answers a runner as the recording says (with the feature `mock`), and
+//!   [`replay_machine`] lets a bare machine run through it.
 //!
 //! What HAR has no place for stands in fields that begin with an underscore, as its authors wish:
 //! `_error` is why there was no reply (`mitmproxy` writes it too), `_sha256` stands for a body that
 //! was left out, `_encoding` for one that is no text.
 //!
+#![cfg_attr(
+    not(feature = "mock"),
+    doc = "[`HarServer`]: crate::har\n[`replay_machine`]: crate::har"
+)]
 
 mod body;
+#[cfg(feature = "mock")]
+mod compare;
 mod date;
+#[cfg(feature = "mock")]
+mod exchange;
+#[cfg(feature = "mock")]
+mod machine;
 mod read;
+#[cfg(feature = "mock")]
+mod recorded;
+#[cfg(feature = "mock")]
+mod rewrite;
+#[cfg(feature = "mock")]
+mod script;
+#[cfg(feature = "mock")]
+mod server;
 
 use std::{error::Error, fmt, time::Duration};
 
@@ -23,6 +42,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::body::{HarBody, HarBodyError};
 use self::read::{lenient, list, milliseconds, number, text};
+#[cfg(feature = "mock")]
+pub use self::{
+    compare::Mismatch,
+    exchange::ReplayError,
+    machine::replay_machine,
+    server::{HarServer, Mode},
+};
+pub use crate::redact::Secrets;
 use crate::time::WallTime;
 
 /// The longest archive that is read, in bytes.
@@ -278,6 +305,15 @@ impl Har {
     pub fn to_json(&self) -> String {
         // Texts and numbers: a number that JSON has no form for is written as null.
         serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+impl HarPair {
+    pub(crate) fn new(name: &str, value: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }
     }
 }
 

@@ -67,7 +67,7 @@ impl Frame {
         let Some(literal) = self.value.and_then(|at| literals.get_mut(at)) else {
             return;
         };
-        let Some(name) = self.name else { return };
+        let name = self.name.unwrap_or_default();
         let holds_token = TOKEN_VARIABLES.contains(&name.as_str());
         let nature = match (self.is_secret || holds_token, self.is_private) {
             (true, _) => Nature::Secret,
@@ -148,7 +148,7 @@ fn string(text: &[u8], range: Range<usize>, frames: &mut [Frame], literals: &mut
         }
         match frame.key.as_deref() {
             Some("key" | "name") => frame.name = Some(said.clone()),
-            Some("value") => frame.value = Some(literals.len()),
+            Some("value" | "content") => frame.value = Some(literals.len()),
             // A reference to a variable is none, and shows in what it stands for.
             Some(key) if SECRET_KEYS.contains(&key) && !said.starts_with('$') => {
                 nature = Nature::Secret;

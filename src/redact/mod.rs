@@ -253,7 +253,6 @@ impl Redactor {
     }
 
     /// The same URL without its secret parameters and without what is known.
-    #[allow(dead_code, reason = "for the recorder")]
     pub(crate) fn url(&mut self, url: &str) -> String {
         if !self.on {
             return url.to_owned();

@@ -42,6 +42,8 @@ fn secrets_of_a_payload_are_found_by_their_marks() {
             { "key": "SHOWN", "value": "everybody may read this", "public": true, "masked": false },
             { "key": "PIN", "value": "1", "public": false, "masked": true },
         ],
+        "inputs": [{ "key": "pin", "value":
+            { "type": "string", "content": "sensitive input", "sensitive": true } }],
         "credentials": [{ "username": "me", "password": "registry-pass" }],
         "secrets": { "A": { "vault": { "server": { "auth": { "data": { "jwt": "$ID_TOKEN" } } } } } },
         "git_info": { "repo_url": "https://gitlab-ci-token:clone%2Fpass@gitlab.example.com/a.git" },
@@ -50,6 +52,7 @@ fn secrets_of_a_payload_are_found_by_their_marks() {
     let body = redacted(&mut redactor, &payload.to_string());
     let after: serde_json::Value = serde_json::from_str(&body).unwrap();
     for secret in [
+        "sensitive input",
         "job.jwt",
         "hidden",
         "BEGIN",

@@ -13,6 +13,8 @@ mod async_std_isahc;
 mod custom;
 #[cfg(feature = "tokio")]
 mod loopback;
+#[cfg(feature = "tokio")]
+mod recording;
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 mod options;
 mod runner;
