@@ -1,6 +1,6 @@
 //! Archives of HTTP, as any program may write them.
 
-use crate::har::Har;
+use crate::har::{Har, HarServer, Mode};
 
 /// `data` is an archive.
 pub fn run(data: &[u8]) {
@@ -16,6 +16,12 @@ pub fn run(data: &[u8]) {
         let _ = (entry.duration(), entry.started(), entry.response.body());
         if let Some(body) = &entry.request.post_data {
             let _ = body.body(entry.request.body_size);
+        }
+    }
+    for mode in [Mode::Strict, Mode::Lenient] {
+        match HarServer::new(&archive, mode) {
+            Ok(server) => assert_eq!(server.verdict().is_ok(), mode == Mode::Lenient),
+            Err(error) => assert!(error.to_string().len() < 200, "{error}"),
         }
     }
     let written = archive.to_json();

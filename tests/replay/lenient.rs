@@ -106,3 +106,31 @@ fn a_handler_that_does_something_else_is_told_of() {
         "{told}"
     );
 }
+
+#[test]
+fn an_archive_without_times_is_replayed_in_its_order() {
+    let mut har: Value = serde_json::from_str(&session("official-failure").to_json()).unwrap();
+    for entry in har["log"]["entries"].as_array_mut().unwrap() {
+        for field in ["startedDateTime", "time", "timings"] {
+            entry.as_object_mut().unwrap().remove(field);
+        }
+    }
+    let har = Har::parse(har.to_string().as_bytes()).unwrap();
+    let replayed = replay(&har, Mode::Lenient);
+    replayed.verdict.unwrap();
+    assert_eq!(replayed.differences, [""; 0]);
+}
+
+#[test]
+fn another_runner_is_another_one_for_who_is_strict() {
+    let mismatch = replay(&session("official-cancel"), Mode::Strict)
+        .verdict
+        .unwrap_err();
+    let shown = mismatch.to_string();
+    // Ours asks whether its token is good, first of all.
+    assert!(
+        shown.contains("POST runners/verify is not recorded"),
+        "{shown}"
+    );
+    assert!(!shown.contains("glrt-t3_official_example"), "{shown}");
+}

@@ -7,7 +7,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use gitlab_runner::{
     Time,
     adapter::{Adapter, Body, Recording, TransportError, TransportErrorKind},
-    har::{Har, HarBody, Secrets},
+    har::{Har, HarBody, Mode, Secrets},
     mock::{ArtifactSpec, JobSpec},
     sim::Sim,
 };
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     make,
-    world::{Stage, TOKEN, recording, run},
+    world::{Stage, TOKEN, recording, replay, replay_many, run, run_many},
 };
 
 /// Answers each request with these pieces, or not at all.
@@ -303,9 +303,36 @@ fn a_recording_of_our_own_is_replayed_without_its_artifacts() {
     let recording = recording(&stage.sim);
     let har = run(&stage.sim, &recording, TOKEN, make::dependency(&stage)).har;
     assert!(har.to_json().contains("_sha256"));
-    let replayed = crate::world::replay(&har, gitlab_runner::har::Mode::Strict);
+    let replayed = replay(&har, Mode::Strict);
     if let Err(mismatch) = replayed.verdict {
         panic!("{mismatch}");
+    }
+}
+
+#[test]
+fn jobs_side_by_side_are_replayed_each_by_its_own() {
+    let stage = Stage::new();
+    let recording = recording(&stage.sim);
+    let jobs = [10, 4, 7].map(|seconds| {
+        let script = [
+            "echo begins".to_owned(),
+            format!("sleep {seconds}"),
+            "echo ends".to_owned(),
+        ];
+        stage.enqueue(JobSpec::script(script))
+    });
+    let over = async {
+        for job in jobs {
+            stage.finished(job).await;
+        }
+    };
+    let har = run_many(&stage.sim, &recording, TOKEN, 3, over).har;
+    for mode in [Mode::Strict, Mode::Lenient] {
+        let replayed = replay_many(&har, mode, "glrt-another", 3);
+        if let Err(mismatch) = replayed.verdict {
+            panic!("{mismatch}");
+        }
+        assert_eq!(replayed.differences, [""; 0]);
     }
 }
 

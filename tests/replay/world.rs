@@ -39,6 +39,17 @@ pub(crate) fn run(
     token: &str,
     over: impl Future<Output = ()>,
 ) -> Ran {
+    run_many(sim, recording, token, 1, over)
+}
+
+/// The same with so many jobs at a time.
+pub(crate) fn run_many(
+    sim: &Sim,
+    recording: &Recording,
+    token: &str,
+    capacity: usize,
+    over: impl Future<Output = ()>,
+) -> Ran {
     let dir = tempfile::tempdir().unwrap();
     let mut runner = runner(recording, token, &dir);
     let handle = runner.handle();
@@ -47,7 +58,7 @@ pub(crate) fn run(
             over.await;
             handle.abort();
         };
-        let run = runner.run(|job| async { Ok(Actor::new(job)) }, 1);
+        let run = runner.run(|job| async { Ok(Actor::new(job)) }, capacity);
         futures::join!(run, over).0
     });
     Ran {
@@ -127,6 +138,10 @@ pub(crate) fn replay(har: &Har, mode: Mode) -> Replayed {
 }
 
 pub(crate) fn replay_as(har: &Har, mode: Mode, token: &str) -> Replayed {
+    replay_many(har, mode, token, 1)
+}
+
+pub(crate) fn replay_many(har: &Har, mode: Mode, token: &str, capacity: usize) -> Replayed {
     let sim = Sim::builder(99)
         .latency(Duration::ZERO..=Duration::ZERO)
         .build();
@@ -140,7 +155,7 @@ pub(crate) fn replay_as(har: &Har, mode: Mode, token: &str) -> Replayed {
             sim.sleep(SECOND).await;
         }
     };
-    let ran = run(&sim, &recording, token, over);
+    let ran = run_many(&sim, &recording, token, capacity, over);
     let took = sim.now().since(Time::ZERO);
     gitlab.with(|gitlab, _| Replayed {
         ran,
