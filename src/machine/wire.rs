@@ -286,6 +286,38 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_that_says_nothing_new_is_no_reason_to_send() {
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(1));
+        wire.on_accepted(Time::from_secs(3), 1);
+        wire.grow(Time::from_secs(4), mark(1));
+        wire.grow(Time::from_millis(13_500), mark(2));
+        assert_eq!(wire.due(), Some(Time::from_secs(15)));
+    }
+
+    #[test]
+    fn the_grid_begins_with_the_job() {
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(1));
+        wire.start(Time::from_secs(1));
+        assert_eq!(wire.due(), Some(Time::from_secs(4)));
+    }
+
+    #[test]
+    fn another_interval_moves_what_is_not_due_yet() {
+        let interval = |seconds| {
+            let value = HeaderValue::from_static(seconds);
+            HeaderMap::from_iter([(headers::X_GITLAB_TRACE_UPDATE_INTERVAL, value)])
+        };
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(1));
+        wire.read_interval(Time::from_secs(1), &interval("20"));
+        assert_eq!(wire.due(), Some(Time::from_secs(20)));
+        wire.read_interval(Time::from_secs(20), &interval("30"));
+        assert_eq!(wire.due(), Some(Time::from_secs(20)));
+    }
+
+    #[test]
     fn a_backlog_is_sent_at_once() {
         let mut wire = wire();
         wire.grow(Time::ZERO, mark((1 << 20) - 1));
