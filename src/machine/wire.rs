@@ -347,6 +347,38 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_has_all_we_sent_has_our_log() {
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(100));
+        wire.next_patch(JobId(1));
+        assert_eq!(wire.on_range(Time::ZERO, &range("0-100"), 0), Rewind::Again);
+        assert!(!wire.has_unsent());
+    }
+
+    #[test]
+    fn progress_is_what_never_was_acknowledged() {
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(100));
+        assert!(wire.on_accepted(Time::ZERO, 50));
+        wire.restart(Time::ZERO);
+        assert!(!wire.on_accepted(Time::ZERO, 50));
+        assert!(wire.on_accepted(Time::ZERO, 100));
+    }
+
+    #[test]
+    fn what_broke_was_too_large_only_if_it_was_large() {
+        for (sent, next) in [
+            (LARGE_PATCH, 1 << 20),
+            (LARGE_PATCH + 2, LARGE_PATCH / 2 + 1),
+        ] {
+            let mut wire = wire();
+            wire.grow(Time::ZERO, mark(1 << 20));
+            wire.shrink(sent);
+            assert_eq!(wire.next_patch(JobId(1)).0, 0..next);
+        }
+    }
+
+    #[test]
     fn a_body_that_is_too_large_is_halved_down_to_a_kilobyte() {
         let mut wire = wire();
         wire.grow(Time::ZERO, mark(1 << 20));
