@@ -188,6 +188,13 @@ mod tests {
     }
 
     #[test]
+    fn chance_is_splitmix64() {
+        let mut rng = Rng::new(0);
+        assert_eq!(rng.next(), 0xE220_A839_7B1D_CDAF);
+        assert_eq!(rng.wide(), 0x6E78_9E6A_A1B9_65F4_06C4_5D18_8009_454F);
+    }
+
+    #[test]
     fn a_reset_starts_anew() {
         let (mut backoff, mut rng) = (Backoff::default(), Rng::new(1));
         for _ in 0..9 {

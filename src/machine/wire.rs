@@ -286,6 +286,38 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_that_says_nothing_new_is_no_reason_to_send() {
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(1));
+        wire.on_accepted(Time::from_secs(3), 1);
+        wire.grow(Time::from_secs(4), mark(1));
+        wire.grow(Time::from_millis(13_500), mark(2));
+        assert_eq!(wire.due(), Some(Time::from_secs(15)));
+    }
+
+    #[test]
+    fn the_grid_begins_with_the_job() {
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(1));
+        wire.start(Time::from_secs(1));
+        assert_eq!(wire.due(), Some(Time::from_secs(4)));
+    }
+
+    #[test]
+    fn another_interval_moves_what_is_not_due_yet() {
+        let interval = |seconds| {
+            let value = HeaderValue::from_static(seconds);
+            HeaderMap::from_iter([(headers::X_GITLAB_TRACE_UPDATE_INTERVAL, value)])
+        };
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(1));
+        wire.read_interval(Time::from_secs(1), &interval("20"));
+        assert_eq!(wire.due(), Some(Time::from_secs(20)));
+        wire.read_interval(Time::from_secs(20), &interval("30"));
+        assert_eq!(wire.due(), Some(Time::from_secs(20)));
+    }
+
+    #[test]
     fn a_backlog_is_sent_at_once() {
         let mut wire = wire();
         wire.grow(Time::ZERO, mark((1 << 20) - 1));
@@ -312,6 +344,38 @@ mod tests {
             Rewind::Foreign(101)
         );
         assert!(!wire.has_unsent());
+    }
+
+    #[test]
+    fn a_server_that_has_all_we_sent_has_our_log() {
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(100));
+        wire.next_patch(JobId(1));
+        assert_eq!(wire.on_range(Time::ZERO, &range("0-100"), 0), Rewind::Again);
+        assert!(!wire.has_unsent());
+    }
+
+    #[test]
+    fn progress_is_what_never_was_acknowledged() {
+        let mut wire = wire();
+        wire.grow(Time::ZERO, mark(100));
+        assert!(wire.on_accepted(Time::ZERO, 50));
+        wire.restart(Time::ZERO);
+        assert!(!wire.on_accepted(Time::ZERO, 50));
+        assert!(wire.on_accepted(Time::ZERO, 100));
+    }
+
+    #[test]
+    fn what_broke_was_too_large_only_if_it_was_large() {
+        for (sent, next) in [
+            (LARGE_PATCH, 1 << 20),
+            (LARGE_PATCH + 2, LARGE_PATCH / 2 + 1),
+        ] {
+            let mut wire = wire();
+            wire.grow(Time::ZERO, mark(1 << 20));
+            wire.shrink(sent);
+            assert_eq!(wire.next_patch(JobId(1)).0, 0..next);
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What `Debug` and messages may not show.
 
-use gitlab_runner::machine::{Input, MachineConfig, RunnerMachine};
-use gitlab_runner::{Secret, Time, protocol::ServerUrl};
+use gitlab_runner::{
+    Secret, Time,
+    machine::{Input, JobInput, MachineConfig, Reason, RunnerCall, RunnerMachine, StopMode},
+    protocol::{Registration, ServerUrl},
+};
 use serde_json::json;
 
-use crate::world::{JOB_TOKEN, TOKEN, World, payload, reply};
+use crate::world::{JOB, JOB_TOKEN, TOKEN, World, payload, reply};
 
 #[test]
 fn no_token_shows_in_debug() {
@@ -89,4 +92,42 @@ fn the_target_of_a_redirect_is_shown_without_what_may_be_secret() {
     world.reply(&poll, reply(302).header("Location", &location));
     assert!(world.notice("redirects to https://elsewhere.example/[MASKED]/x"));
     assert!(!world.notice("hunter"));
+}
+
+#[test]
+fn inputs_and_reasons_say_what_they_are_and_no_more() {
+    let registration = Registration::new(TOKEN);
+    for (input, shown) in [
+        (Input::Timeout, "Timeout"),
+        (Input::SetCapacity(3), "SetCapacity(3)"),
+        (Input::PollOnce, "PollOnce"),
+        (Input::WithdrawPoll, "WithdrawPoll"),
+        (Input::Stop(StopMode::Drain), "Stop(Drain)"),
+        (Input::TokenPersisted(Ok(())), "TokenPersisted"),
+        (
+            Input::TokenPersisted(Err(format!("no space for {TOKEN}"))),
+            "TokenPersisted(failed)",
+        ),
+        (
+            Input::Job {
+                job: JOB,
+                input: JobInput::Accepted,
+            },
+            "Job(7, Accepted)",
+        ),
+        (Input::Call(RunnerCall::Verify), "Call(Verify)"),
+    ] {
+        assert_eq!(format!("{input:?}"), shown);
+    }
+    let register = Input::Call(RunnerCall::Register(Box::new(registration)));
+    assert!(!format!("{register:?}").contains(TOKEN));
+    let mut world = World::new();
+    world.input(Input::SetCapacity(1));
+    let (request, len) = (world.request().id, 3);
+    let spooled = Input::Spooled { request, len };
+    assert_eq!(
+        format!("{spooled:?}"),
+        format!("Spooled({request}, 3 bytes)")
+    );
+    assert_eq!(Reason::KeepAlive.to_string(), "keep-alive");
 }
