@@ -23,18 +23,33 @@ fn run(seeds: std::ops::Range<u64>) {
 // In parts, to be run side by side.
 
 #[test]
-fn the_first_seeds() {
-    run(0..70);
+fn seeds_from_0() {
+    run(0..35);
 }
 
 #[test]
-fn the_next_seeds() {
-    run(70..140);
+fn seeds_from_35() {
+    run(35..70);
 }
 
 #[test]
-fn and_some_more_seeds() {
-    run(140..210);
+fn seeds_from_70() {
+    run(70..105);
+}
+
+#[test]
+fn seeds_from_105() {
+    run(105..140);
+}
+
+#[test]
+fn seeds_from_140() {
+    run(140..175);
+}
+
+#[test]
+fn seeds_from_175() {
+    run(175..210);
 }
 
 #[test]

@@ -150,6 +150,12 @@ impl Actor {
             End::Ok => Ok(()),
             End::Fail => Err(()),
             End::FailWith(failure) => self.job.fail(failure.clone()),
+            #[expect(clippy::panic, reason = "the runner has to live with it")]
+            End::Panic(words) if self.number % 2 == 1 => {
+                self.note(Entry::Panics(words.clone()));
+                let words = words.clone();
+                self.job.unblock(move || panic!("{words}")).await
+            }
             End::Panic(words) => self.panic(words),
             End::Never => pending().await,
         }

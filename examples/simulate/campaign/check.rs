@@ -200,7 +200,8 @@ impl Case<'_> {
             gone: self.gone(),
             aborted: ran.aborted,
             maybe_missing: self.seems_missing(),
-            hears_within: self.plan.is_calm().then(|| {
+            // Old servers tell of a cancel only when there is log to send.
+            hears_within: (self.plan.is_calm() && !self.plan.server.is_old).then(|| {
                 // A keep-alive waits for a patch that is about to go, and each travels to and fro.
                 Duration::from_secs(34) + 4 * self.plan.slowest()
             }),

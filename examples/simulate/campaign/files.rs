@@ -3,13 +3,13 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    io::{Cursor, Read},
+    io::{self, Cursor, Read},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::io::{AsyncRead, Cursor as AsyncCursor};
-use gitlab_runner::UploadableFile;
+use gitlab_runner::{UploadableFile, artifact::BlockingData};
 
 use super::dice::Random;
 
@@ -19,6 +19,8 @@ pub(crate) struct FilePlan {
     pub(crate) content: Bytes,
     /// Cannot be opened.
     pub(crate) broken: bool,
+    /// Is not there any more when it is to be read, by blocking.
+    pub(crate) vanished: bool,
     pub(crate) blocking: bool,
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn draw(random: &mut Random) -> (Vec<FilePlan>, Vec<ArtifactPlan>) {
             path: format!("{dir}file-{number}.{end}"),
             content: content.into(),
             broken: false,
+            vanished: false,
             blocking: random.chance(30),
         });
     }
@@ -71,7 +74,10 @@ pub(crate) fn draw(random: &mut Random) -> (Vec<FilePlan>, Vec<ArtifactPlan>) {
         && let Some(file) = files.last_mut()
     {
         file.broken = true;
-        file.blocking = false;
+    } else if random.chance(6)
+        && let Some(file) = files.last_mut()
+    {
+        (file.vanished, file.blocking) = (true, true);
     }
     let mut artifacts = Vec::new();
     if random.chance(80) {
@@ -115,9 +121,9 @@ impl ArtifactPlan {
     /// The files that belong into it, by name.
     pub(crate) fn select<'a>(&self, files: &'a [FilePlan]) -> BTreeMap<&'a str, &'a FilePlan> {
         let any = |patterns: &[String], path: &str| patterns.iter().any(|it| fits(it, path));
-        let wanted = files
-            .iter()
-            .filter(|file| any(&self.paths, &file.path) && !any(&self.exclude, &file.path));
+        let wanted = files.iter().filter(|file| {
+            !file.vanished && any(&self.paths, &file.path) && !any(&self.exclude, &file.path)
+        });
         wanted.map(|file| (file.path.as_str(), file)).collect()
     }
 
@@ -216,11 +222,16 @@ impl UploadableFile for FilePlan {
         }
     }
 
-    fn get_blocking_data(&self) -> Option<gitlab_runner::artifact::BlockingData> {
-        let content = self.content.clone();
-        self.blocking
-            .then(|| -> gitlab_runner::artifact::BlockingData {
-                Box::new(move || Ok(Box::new(Cursor::new(content)) as Box<dyn Read + Send>))
-            })
+    fn get_blocking_data(&self) -> Option<BlockingData> {
+        let content = match (self.broken, self.vanished) {
+            (false, false) => Ok(self.content.clone()),
+            (_, true) => Err(io::ErrorKind::NotFound),
+            _ => Err(io::ErrorKind::PermissionDenied),
+        };
+        let open = move || match content {
+            Ok(content) => Ok(Box::new(Cursor::new(content)) as Box<dyn Read + Send>),
+            Err(kind) => Err(kind.into()),
+        };
+        self.blocking.then(|| Box::new(open) as BlockingData)
     }
 }

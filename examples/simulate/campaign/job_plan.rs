@@ -33,6 +33,8 @@ pub(crate) struct JobPlan {
     pub(crate) file_secret: Option<String>,
     pub(crate) knows_few_reasons: bool,
     pub(crate) unusable: bool,
+    /// What is odd about its payload, and means nothing.
+    pub(crate) oddities: Vec<usize>,
     pub(crate) making: Making,
     pub(crate) manner: Manner,
     pub(crate) steps: Vec<StepPlan>,
@@ -147,10 +149,10 @@ impl JobPlan {
         let after_fails = has("after-script-fail", 20);
         let artifacts = style.with_artifacts && !spawns && has("artifacts", 50);
         let bad_offer = artifacts && has("bad-offer", 8);
-        let downloads = has("downloads", 60);
+        let downloads = has("downloads", 80);
         let bad_cleanup = has("bad-clean-up", 8);
         let panics_at_the_end = has("end-panic", 4);
-        let unusable = has("unusable", 3);
+        let (unusable, odd_payload) = (has("unusable", 3), has("odd-payload", 15));
         let (few_reasons, watched) = (has("few-reasons", 15), has("watched", 50));
         let (talks, sections) = (has("output", 92), has("sections", 15));
         let big = style.with_big_logs && has("big-log", 2);
@@ -255,6 +257,10 @@ impl JobPlan {
             file_secret: file.then(|| random.word(24)),
             knows_few_reasons: few_reasons,
             unusable,
+            oddities: match odd_payload {
+                true => (0..3).map(|_| random.below(ODDITIES.len())).collect(),
+                false => Vec::new(),
+            },
             making: Making {
                 delay: match slow_start {
                     true => odd(random.between(1, 100_000)),
@@ -351,12 +357,38 @@ impl JobPlan {
             };
             spec = spec.artifact(entry.exclude(artifact.exclude.clone()).when(artifact.when));
         }
+        for oddity in self.oddities.clone() {
+            spec = spec.payload_override(move |payload| {
+                let (place, value) = ODDITIES[oddity];
+                if let Ok(value) = serde_json::from_str(value)
+                    && let Some(place) = payload.pointer_mut(place)
+                {
+                    *place = value;
+                }
+            });
+        }
         if self.unusable {
             spec = spec.payload_override(|payload| payload["steps"] = serde_json::json!([]));
         }
         spec
     }
 }
+
+/// Places in a payload, and what may stand there without a difference to the job.
+const ODDITIES: [(&str, &str); 9] = [
+    ("/services", "null"),
+    ("/credentials", "null"),
+    ("/hooks", "null"),
+    ("/image", r#"{ "name": null, "entrypoint": "sh" }"#),
+    ("/cache", r#"[{ "key": "k", "paths": null }]"#),
+    ("/git_info", "null"),
+    ("/variables/1", "null"),
+    (
+        "/variables/2",
+        r#"{ "key": "ODD", "value": null, "masked": true }"#,
+    ),
+    ("/job_info/time_in_queue_seconds", "1.5"),
+];
 
 /// Writes, lines and pauses.
 fn talk(random: &mut Random, secrets: &[String]) -> Vec<Act> {

@@ -145,7 +145,7 @@ impl Plan {
             with_big_logs: runners.iter().all(|it| it.patch_limit > 1024),
         };
         let count = dice.stream("jobs").between(1, 5) as usize;
-        let stages = dice.has("stages", 40);
+        let stages = dice.has("stages", 55);
         let mut jobs = Vec::new();
         for number in 0..count {
             if number == 0 || dice.has(&format!("job-{number}"), 100) {
@@ -154,9 +154,20 @@ impl Plan {
             }
         }
         let deeds = deeds(&mut dice, jobs.len());
-        let (faults, has_faults) = faults(&mut dice, seed);
-        let repeats = runners.len() == 1 && runners[0].commit;
-        let weather = Weather::draw(&mut dice, repeats);
+        let troubled = dice.has("trouble", 70);
+        let (faults, has_faults) = faults(&mut dice, seed, troubled);
+        if let Some(limit) = trace_limit
+            && dice.has("exact-limit", 40)
+        {
+            // Not a byte more, nor less.
+            let all = bytes::Bytes::from(vec![b'x'; limit]);
+            jobs[0].steps[0].acts = vec![super::job_plan::Act::Write(all)];
+        }
+        let server = ServerPlan::draw(&mut dice);
+        // A server that seems to be too old for it is told of no job that is taken.
+        let is_old = server.verify == VerifyMode::Missing;
+        let repeats = runners.len() == 1 && runners[0].commit && !is_old;
+        let weather = Weather::draw(&mut dice, troubled, repeats);
         let is_faulty = has_faults || weather.is_bad();
         let mut random = dice.stream("latency");
         let latency = match dice.has("slow-network", 20) {
@@ -169,7 +180,7 @@ impl Plan {
         let mut plan = Self {
             seed,
             latency,
-            server: ServerPlan::draw(&mut dice),
+            server,
             jobs,
             runners,
             deeds,
@@ -180,8 +191,10 @@ impl Plan {
             is_overheard: dice.has("overheard", 15),
             parts: dice.into_parts(),
         };
-        // An answer that is lost costs the token, and a second runner loses its own by it.
-        if !plan.is_calm() || plan.runners.len() > 1 {
+        // An answer that is lost costs the token, a second runner loses its own by it, and an old server
+        // does not tell of its end.
+        let told = plan.server.verify == VerifyMode::Json;
+        if !plan.is_calm() || !told || plan.runners.len() > 1 {
             plan.runners.iter_mut().for_each(|it| it.token_life = None);
         }
         plan
@@ -231,7 +244,7 @@ impl ServerPlan {
                 true => "/gitlab",
                 false => "",
             },
-            object_storage: dice.has("object-storage", 30),
+            object_storage: dice.has("object-storage", 40),
             own_dependency_tokens: dice.has("dependency-tokens", 20),
             rate: dice
                 .has("rate-limit", 8)
@@ -375,8 +388,11 @@ fn deeds(dice: &mut Dice<'_>, jobs: usize) -> Vec<(Time, Deed)> {
     deeds
 }
 
-fn faults(dice: &mut Dice<'_>, seed: u64) -> (FaultPlan, bool) {
+fn faults(dice: &mut Dice<'_>, seed: u64, troubled: bool) -> (FaultPlan, bool) {
     let mut plan = FaultPlan::new(seed);
+    if !troubled {
+        return (plan, false);
+    }
     let mut any = false;
     let often = dice.stream("faults").pick(&[10, 50, 100, 150]);
     for fault in Fault::ALL {

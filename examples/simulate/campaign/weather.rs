@@ -68,11 +68,11 @@ const ALL: [Trouble; 12] = [
 ];
 
 impl Weather {
-    pub(crate) fn draw(dice: &mut Dice<'_>, repeats: bool) -> Self {
+    pub(crate) fn draw(dice: &mut Dice<'_>, troubled: bool, repeats: bool) -> Self {
         let mut rates = Vec::new();
         for trouble in ALL {
             let mut random = dice.stream(&format!("weather-{trouble:?}-rate"));
-            if dice.has(&format!("weather-{trouble:?}"), 8) {
+            if troubled && dice.has(&format!("weather-{trouble:?}"), 10) {
                 rates.push((
                     trouble,
                     match trouble {
