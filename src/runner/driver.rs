@@ -24,9 +24,10 @@ use super::{
     inbox::{Inbox, Message, RequestCall, RunCall, Waiter},
     life::Calls,
     notice,
+    packed::Packed,
     process::{Make, Process},
     shared::Shared,
-    task::{self, Order, Packed, Task},
+    task::{self, Order, Task},
 };
 use crate::{
     Time,

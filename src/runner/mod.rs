@@ -10,6 +10,7 @@ mod inbox;
 mod job_dir;
 mod life;
 mod notice;
+mod packed;
 mod process;
 mod progress;
 pub mod registration;

@@ -8,7 +8,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -28,6 +28,7 @@ use super::{
     exchange,
     inbox::{Inbox, Message},
     job_dir, notice,
+    packed::Packed,
     process::{Handler, Make, Process},
     settings::Settings,
     slots::{Slot, Slots},
@@ -43,8 +44,7 @@ use crate::{
     ids::{ArtifactId, DownloadId, JobId},
     machine::{Collected, JobInput, MachineConfig, StepResult},
     protocol::{Failure, FailureReason, JobPayload, ScriptStatus},
-    spool::{Allowance, SpoolFile},
-    sync::lock,
+    spool::Allowance,
     trace::{Masker, TraceSpool},
 };
 
@@ -121,25 +121,6 @@ pub(super) enum Order {
         status: ScriptStatus,
         cancel: Cancel,
     },
-}
-
-/// What a task has packed last, for the driver to send.
-#[derive(Clone, Default)]
-pub(super) struct Packed(Arc<Mutex<Option<PackedFile>>>);
-
-type PackedFile = (ArtifactId, Arc<SpoolFile>);
-
-impl Packed {
-    pub(super) fn of(&self, artifact: ArtifactId) -> Option<Arc<SpoolFile>> {
-        let packed = lock(&self.0);
-        let (of, file) = packed.as_ref()?;
-        (*of == artifact).then(|| Arc::clone(file))
-    }
-
-    fn set(&self, packed: Option<PackedFile>) {
-        let before = std::mem::replace(&mut *lock(&self.0), packed);
-        drop(before);
-    }
 }
 
 /// One job on its way.
@@ -297,7 +278,7 @@ impl Task {
                 }
                 Order::Collect { artifact, cancel } => {
                     state.end_steps();
-                    packed.set(None);
+                    packed.clear(&slow);
                     let collector = Collector {
                         adapter: Arc::clone(&adapter),
                         log: Arc::clone(&log),
@@ -315,7 +296,7 @@ impl Task {
                 Order::CleanUp { status, cancel } => {
                     variables.set_status(status);
                     state.end_steps();
-                    packed.set(None);
+                    packed.clear(&slow);
                     let cleanup = async { handler.cleanup().await };
                     let ended = supervise(&scope, &cancel.forced, cleanup).await;
                     match ended {
@@ -403,7 +384,7 @@ fn collected(
 ) -> Collected {
     match ended {
         Ended::Done(Ok(Some(file))) => {
-            packed.set(Some((artifact, file.spool)));
+            packed.set(artifact, file.spool);
             Collected::Packed {
                 len: file.len,
                 file_name: file.file_name,
