@@ -26,17 +26,17 @@ use crate::adapter::{Body, TransportError, TransportErrorKind, options::Options}
 /// What errors call a request. Without user info and query, which may hold secrets. It costs little
 /// as long as nobody asks for it.
 #[derive(Clone)]
-pub(super) struct Name(Arc<(Method, Uri)>);
+pub(super) struct Name(Method, Uri);
 
 impl Name {
     pub(super) fn of(request: &Request<Body>) -> Self {
-        Self(Arc::new((request.method().clone(), request.uri().clone())))
+        Self(request.method().clone(), request.uri().clone())
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (method, uri) = &*self.0;
+        let Self(method, uri) = self;
         let scheme = uri.scheme_str().unwrap_or("?");
         write!(f, "{method} {scheme}://{}", uri.host().unwrap_or("?"))?;
         if let Some(port) = uri.port() {

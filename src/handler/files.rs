@@ -10,6 +10,9 @@ use std::{
 
 use crate::sync::lock;
 
+/// What it is called behind the name of the job's directory.
+const TEMP: &str = ".tmp";
+
 /// The directory `<build directory of the job>.tmp`, made when it is first needed.
 #[derive(Clone)]
 pub(crate) struct FileVariables {
@@ -52,8 +55,9 @@ pub enum EnvError {
 
 impl FileVariables {
     pub(super) fn beside(dir: &Path) -> Self {
-        let mut name = OsString::from(dir);
-        name.push(".tmp");
+        let mut name = OsString::with_capacity(dir.as_os_str().len() + TEMP.len());
+        name.push(dir);
+        name.push(TEMP);
         Self {
             dir: PathBuf::from(name).into(),
             state: Arc::new(Mutex::new(State::Missing)),

@@ -30,6 +30,9 @@ const MAX_MASKED: usize = 256 << 10;
 /// But one with so few bytes is masked whatever the others take.
 const ALWAYS_MASKED: usize = 1 << 10;
 
+/// Few jobs have more secrets.
+const SECRETS: usize = 16;
+
 /// A variable of a job.
 ///
 /// What it gives out lives as long as the job, not as the `Variable`. `Display` prints the value,
@@ -267,7 +270,8 @@ impl JobVariables {
     /// Every text that must be kept out of the log: those of the payload, and what masked variables
     /// are once they are expanded. The masker trims them, and drops what comes twice.
     pub(crate) fn mask_values(&self) -> Vec<Cow<'_, str>> {
-        let mut values: Vec<_> = self.payload.secrets().collect();
+        let mut values = Vec::with_capacity(SECRETS);
+        values.extend(self.payload.secrets());
         let variables = self.payload.variables.iter();
         let mut expandable = variables
             .filter(|it| it.masked && !it.raw && has_references(&it.value))

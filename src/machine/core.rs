@@ -29,8 +29,8 @@ use crate::{
 const JOB_LIMIT: usize = 32 << 20;
 /// Of any other reply only the head and a short message count.
 const MESSAGE_LIMIT: usize = 16 << 10;
-/// Room for all headers of a request, so that the map is made once.
-const HEADERS: usize = 6;
+/// Room for all headers of a request, and those that an adapter adds, so that the map is made once.
+const HEADERS: usize = 8;
 
 /// Handed to every reaction of a sub-machine.
 #[derive(Debug)]

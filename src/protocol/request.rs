@@ -265,14 +265,19 @@ struct RequestBody<'a, I: ?Sized> {
     info: &'a I,
 }
 
+/// Enough for most bodies.
+const ROOM: usize = 1 << 10;
+
 /// `body` as JSON. Only for the bodies of this module and its siblings.
 pub(super) fn to_json(body: &impl Serialize) -> Vec<u8> {
+    let mut json = Vec::with_capacity(ROOM);
     #[expect(
         clippy::expect_used,
         reason = "a Vec takes every write, and our bodies are texts, numbers, booleans, structs and \
                   maps with text keys, none of which serialises with an error"
     )]
-    serde_json::to_vec(body).expect("a body of texts and numbers is JSON")
+    serde_json::to_writer(&mut json, body).expect("a body of texts and numbers is JSON");
+    json
 }
 
 #[cfg(test)]

@@ -90,7 +90,8 @@ impl ServerUrl {
     /// It is written by this crate from numbers and fixed words. Text that cannot be part of a URI
     /// gives the root of the API, where GitLab answers 404.
     pub fn endpoint(&self, path_and_query: &str) -> Uri {
-        PathAndQuery::try_from(format!("{}/api/v4/{path_and_query}", self.path))
+        let whole = [&self.path, "/api/v4/", path_and_query].concat();
+        PathAndQuery::try_from(whole)
             .ok()
             .and_then(|path_and_query| {
                 let mut parts = self.api.clone().into_parts();

@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     io,
-    path::PathBuf,
     pin::{Pin, pin},
     sync::Arc,
 };
@@ -22,11 +21,11 @@ use super::{
     task::Options,
 };
 use crate::{
-    adapter::{Adapter, Body, TransportError, TransportErrorKind, unblock},
+    adapter::{Body, TransportError, TransportErrorKind, unblock},
     handler::DownloadError,
     ids::RequestId,
     machine::{Input, ReplyBody, TimeLimit, Trouble},
-    spool::{Allowance, SpoolFile, lost},
+    spool::{SpoolFile, lost},
 };
 
 /// So much of a reply is put together before it is written to its file.
@@ -45,28 +44,15 @@ pub(super) struct Call {
     pub(super) limit: TimeLimit,
 }
 
-/// Where a reply goes that is spooled.
-struct Place {
-    dir: PathBuf,
-    memory: Arc<Allowance>,
-    /// A longer one is refused.
-    most: Option<u64>,
-}
-
 /// The task that makes the call and tells the driver what came of it, and what ends it.
-pub(super) fn task(options: &Options, call: Call) -> (BoxFuture<'static, ()>, AbortHandle) {
-    let adapter = Arc::clone(&options.adapter);
-    let place = Place {
-        dir: options.build_dir.clone(),
-        memory: Arc::clone(&options.memory),
-        most: options.max_download_size,
-    };
+pub(super) fn task(options: &Arc<Options>, call: Call) -> (BoxFuture<'static, ()>, AbortHandle) {
+    let options = Arc::clone(options);
     let answer = Answer {
         request: call.request,
         inbox: Arc::clone(&options.inbox),
         given: false,
     };
-    let work = async move { answer.give(exchange(&adapter, &place, call).await) };
+    let work = async move { answer.give(exchange(&options, call).await) };
     let (abort, registration) = AbortHandle::new_pair();
     (
         Abortable::new(work, registration).map(|_| ()).boxed(),
@@ -74,23 +60,19 @@ pub(super) fn task(options: &Options, call: Call) -> (BoxFuture<'static, ()>, Ab
     )
 }
 
-async fn exchange(
-    adapter: &Arc<dyn Adapter>,
-    place: &Place,
-    call: Call,
-) -> Result<Message, TransportError> {
+async fn exchange(options: &Options, call: Call) -> Result<Message, TransportError> {
     let Some(http) = call.http else {
         let detail = "what was to be sent is not there any more";
         return Err(TransportError::new(TransportErrorKind::Body, false, detail));
     };
-    let progress = Progress::new(adapter);
+    let progress = Progress::new(&options.adapter);
     let mut over = pin!(progress.is_over(call.limit));
     let (parts, body) = http.into_parts();
     let body = match call.limit {
         TimeLimit::Idle { .. } => progress.watched(body),
         TimeLimit::Total(_) => body,
     };
-    let reply = adapter.send(Request::from_parts(parts, body));
+    let reply = options.adapter.send(Request::from_parts(parts, body));
     let reply = in_time(reply, &mut over).await?;
     progress.replied();
     let (parts, body) = reply.into_parts();
@@ -99,7 +81,7 @@ async fn exchange(
         ReplyBody::Spool {
             download, least, ..
         } if parts.status == StatusCode::OK => {
-            let file = spool(adapter, place, body, least, &progress);
+            let file = spool(options, body, least, &progress);
             let file = in_time(file, &mut over).await?;
             return Ok(Message::Spooled {
                 request,
@@ -159,8 +141,7 @@ async fn collect(body: Body, limit: usize, mut over: Pin<&mut impl Future<Output
 /// All of `body`, in memory if there is room for it, else in a file. If it does not say how long it
 /// is, it has to be of `least` bytes.
 async fn spool(
-    adapter: &Arc<dyn Adapter>,
-    place: &Place,
+    options: &Options,
     body: Body,
     least: Option<u64>,
     progress: &Progress,
@@ -170,8 +151,8 @@ async fn spool(
         Body::Full(bytes) => (Some(bytes.len() as u64), stream::iter([Ok(bytes)]).boxed()),
         Body::Stream { len, chunks } => (len, chunks),
     };
-    place.check(len.unwrap_or(0))?;
-    if let Some(mut room) = len.and_then(|len| place.memory.take(len)) {
+    check(options, len.unwrap_or(0))?;
+    if let Some(mut room) = len.and_then(|len| options.memory.take(len)) {
         while let Some(chunk) = next(&mut chunks, progress).await? {
             if !room.add(&chunk) {
                 return Err(broken("the reply is longer than it said"));
@@ -187,8 +168,9 @@ async fn spool(
         let detail = "the reply could not be stored in the build directory";
         TransportError::new(TransportErrorKind::Store, true, detail).with_source(error)
     };
-    let dir = place.dir.clone();
-    let file = unblock(&**adapter, move || SpoolFile::create(&dir)).await;
+    let adapter = &*options.adapter;
+    let dir = options.build_dir.clone();
+    let file = unblock(adapter, move || SpoolFile::create(&dir)).await;
     let file = Arc::new(file.unwrap_or_else(|| Err(lost())).map_err(stored)?);
     let (mut waiting, mut size, mut all) = (Vec::new(), 0, 0);
     loop {
@@ -197,13 +179,13 @@ async fn spool(
         if let Some(chunk) = chunk {
             size += chunk.len();
             all += chunk.len() as u64;
-            place.check(all)?;
+            check(options, all)?;
             waiting.push(chunk);
         }
         if size >= SPOOL_PIECE || over && size > 0 {
             let (pieces, file) = (std::mem::take(&mut waiting), Arc::clone(&file));
             size = 0;
-            let written = unblock(&**adapter, move || file.append(&pieces)).await;
+            let written = unblock(adapter, move || file.append(&pieces)).await;
             written.unwrap_or_else(|| Err(lost())).map_err(stored)?;
         }
         if over {
@@ -217,17 +199,14 @@ async fn spool(
     }
 }
 
-impl Place {
-    /// Whether there is room for so many bytes.
-    fn check(&self, len: u64) -> Result<(), TransportError> {
-        match self.most.filter(|most| len > *most) {
-            Some(most) => {
-                let detail =
-                    format!("the reply is longer than this runner's limit of {most} bytes");
-                Err(TransportError::new(TransportErrorKind::Store, true, detail))
-            }
-            None => Ok(()),
+/// Whether there is room for so many bytes.
+fn check(options: &Options, len: u64) -> Result<(), TransportError> {
+    match options.max_download_size.filter(|most| len > *most) {
+        Some(most) => {
+            let detail = format!("the reply is longer than this runner's limit of {most} bytes");
+            Err(TransportError::new(TransportErrorKind::Store, true, detail))
         }
+        None => Ok(()),
     }
 }
 

@@ -431,7 +431,7 @@ async fn supervise<F: Future>(
     forced: &CancellationToken,
     work: F,
 ) -> Ended<F::Output> {
-    let mut work = Box::pin(AssertUnwindSafe(scope.wrap(work)).catch_unwind());
+    let mut work = AssertUnwindSafe(scope.wrap(work)).catch_unwind();
     let ended = {
         let cancelled = std::pin::pin!(forced.cancelled());
         match select(&mut work, cancelled).await {

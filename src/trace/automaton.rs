@@ -26,9 +26,15 @@ pub const DEFAULT_TOKEN_PREFIXES: &[&str] = &[
 
 /// What to look for.
 pub(super) struct Patterns {
-    values: Vec<Box<[u8]>>,
+    values: Texts,
     /// Those of the job, without the default ones.
-    prefixes: Vec<Box<[u8]>>,
+    prefixes: Texts,
+}
+
+/// Texts behind one another, each once and none empty.
+struct Texts {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 /// An automaton, and what a masker has to know about its states.
@@ -66,29 +72,26 @@ impl Patterns {
         V: IntoIterator<Item: AsRef<str>>,
         P: IntoIterator<Item: AsRef<str>>,
     {
-        let values = values.into_iter();
-        let values = values.map(|value| bytes(value.as_ref().trim()));
-        let prefixes = prefixes.into_iter();
-        let prefixes = prefixes
-            .filter(|prefix| !DEFAULT_TOKEN_PREFIXES.contains(&prefix.as_ref()))
-            .map(|prefix| bytes(prefix.as_ref()));
         Self {
-            values: distinct(values),
-            prefixes: distinct(prefixes),
+            values: Texts::new(values, str::trim),
+            prefixes: Texts::new(prefixes, |prefix| match prefix {
+                default if DEFAULT_TOKEN_PREFIXES.contains(&default) => "",
+                own => own,
+            }),
         }
     }
 
     pub(super) fn values(&self) -> usize {
-        self.values.len()
+        self.values.ends.len()
     }
 
     pub(super) fn prefixes(&self) -> usize {
-        self.prefixes.len() + DEFAULT_TOKEN_PREFIXES.len()
+        self.prefixes.ends.len() + DEFAULT_TOKEN_PREFIXES.len()
     }
 
     /// Those that not all jobs have.
     pub(super) fn own(&self) -> impl Iterator<Item = &[u8]> {
-        self.values.iter().chain(&self.prefixes).map(|own| &**own)
+        self.values.iter().chain(self.prefixes.iter())
     }
 
     /// The values, then the token prefixes, then the end of a URL parameter's name.
@@ -116,16 +119,32 @@ impl Patterns {
     }
 }
 
-fn bytes(text: &str) -> Box<[u8]> {
-    text.as_bytes().into()
-}
+impl Texts {
+    /// What is `wanted` of each.
+    fn new<T>(texts: T, wanted: impl Fn(&str) -> &str) -> Self
+    where
+        T: IntoIterator<Item: AsRef<str>>,
+    {
+        let texts: Vec<_> = texts.into_iter().collect();
+        let wanted = texts.iter().map(|text| wanted(text.as_ref()));
+        let mut distinct: Vec<_> = wanted.filter(|text| !text.is_empty()).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let mut bytes = Vec::with_capacity(distinct.iter().map(|text| text.len()).sum());
+        let mut ends = Vec::with_capacity(distinct.len());
+        for text in distinct {
+            bytes.extend_from_slice(text.as_bytes());
+            ends.push(bytes.len());
+        }
+        Self { bytes, ends }
+    }
 
-/// Each once, without empty ones.
-fn distinct(patterns: impl Iterator<Item = Box<[u8]>>) -> Vec<Box<[u8]>> {
-    let mut distinct: Vec<_> = patterns.filter(|pattern| !pattern.is_empty()).collect();
-    distinct.sort_unstable();
-    distinct.dedup();
-    distinct
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| &self.bytes[start..end])
+    }
 }
 
 impl Compact {

@@ -396,7 +396,9 @@ impl<'de, T: Lenient> Visitor<'de> for ListVisitor<T> {
             }
             list.extend(element);
         }
-        list.shrink_to_fit();
+        if list.len() > SHORT_LIST {
+            list.shrink_to_fit();
+        }
         Ok(Some(list))
     }
 }
