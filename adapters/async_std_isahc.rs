@@ -18,10 +18,7 @@ use std::{
 
 use async_std::task;
 use bytes::{Buf, Bytes, BytesMut};
-use futures::{
-    AsyncRead, AsyncReadExt, FutureExt, StreamExt, future::BoxFuture, lock::Mutex as AsyncMutex,
-    stream,
-};
+use futures::{AsyncRead, AsyncReadExt, FutureExt, StreamExt, future::BoxFuture, stream};
 use http::{
     Method, Request, Response, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING},
@@ -102,10 +99,10 @@ impl AdapterBuilder<AsyncStdIsahc> {
                 proxies: Proxies::from_options(&options)?,
                 limit: Limit::of(&options),
                 files: certificates.may_change(),
-                certificates: Arc::new(Mutex::new(certificates)),
+                certificates: Mutex::new(certificates),
                 options,
-                http: AsyncMutex::new(None),
-                https: AsyncMutex::new(None),
+                http: Mutex::default(),
+                https: Mutex::default(),
             }),
         })
     }
@@ -180,56 +177,58 @@ struct Inner {
     limit: Limit,
     /// Whether certificates are in files.
     files: bool,
-    certificates: Arc<Mutex<Certificates>>,
-    http: AsyncMutex<Option<Arc<Client>>>,
-    https: AsyncMutex<Option<Arc<Client>>>,
+    /// Locked by threads that may block, for as long as they read or start libcurl.
+    certificates: Mutex<Certificates>,
+    http: Mutex<Option<Arc<Client>>>,
+    https: Mutex<Option<Arc<Client>>>,
 }
 
 impl Inner {
     /// libcurl, which is started when it is first needed: a user of http only should neither read
     /// the system's certificates nor fail for want of them. Started anew with other certificates,
     /// and when connections have become too old; requests go on at the one that they began at.
-    async fn client(&self, secure: bool, name: &Name) -> Result<Arc<Client>, TransportError> {
-        let mut slot = if secure { &self.https } else { &self.http }.lock().await;
-        let refresh = secure && self.files;
-        let young = slot.as_ref().filter(|client| {
-            let max = self.options.max_age;
-            max.is_none_or(|max| client.since.elapsed() < max)
-        });
-        if let Some(client) = young
-            && !refresh
-        {
-            return Ok(client.clone());
+    async fn client(
+        self: &Arc<Self>,
+        secure: bool,
+        name: &Name,
+    ) -> Result<Arc<Client>, TransportError> {
+        if let Some(client) = self.kept(secure).filter(|_| !(secure && self.files)) {
+            return Ok(client);
         }
-        let (certificates, options) = (self.certificates.clone(), self.options.clone());
-        let is_young = young.is_some();
-        let failed = || {
+        let inner = self.clone();
+        let client = task::spawn_blocking(move || inner.fresh_client(secure)).await;
+        client.map_err(|error| {
             let (kind, what) = match secure {
                 true => (TransportErrorKind::Tls, "TLS"),
                 false => (TransportErrorKind::Request, "libcurl"),
             };
-            TransportError::new(
-                kind,
-                false,
-                format!("{what} could not be set up for {name}"),
-            )
-        };
-        let client = task::spawn_blocking(move || {
-            let mut certificates = lock(&certificates);
-            let changed = refresh && certificates.refresh();
-            if is_young && !changed {
-                return Ok(None);
-            }
-            let loaded = secure.then(|| certificates.loaded().clone());
-            drop(certificates);
-            Client::start(loaded.as_deref(), &options).map(Some)
+            let detail = format!("{what} could not be set up for {name}");
+            TransportError::new(kind, false, detail).with_source(error)
         })
-        .await
-        .map_err(|error| failed().with_source(error))?;
-        if let Some(client) = client {
-            *slot = Some(Arc::new(client));
+    }
+
+    /// The one that there is, unless its connections are too old.
+    fn kept(&self, secure: bool) -> Option<Arc<Client>> {
+        let max = self.options.max_age;
+        let is_young = |client: &Arc<Client>| max.is_none_or(|max| client.since.elapsed() < max);
+        lock(self.slot(secure)).clone().filter(is_young)
+    }
+
+    /// With certificates as they are now. Blocking.
+    fn fresh_client(&self, secure: bool) -> Result<Arc<Client>, Box<dyn Error + Send + Sync>> {
+        let mut certificates = lock(&self.certificates);
+        let changed = secure && certificates.refresh();
+        if let Some(client) = self.kept(secure).filter(|_| !changed) {
+            return Ok(client);
         }
-        slot.clone().ok_or_else(failed)
+        let tls = secure.then(|| certificates.loaded().as_ref());
+        let client = Arc::new(Client::start(tls, &self.options)?);
+        *lock(self.slot(secure)) = Some(client.clone());
+        Ok(client)
+    }
+
+    fn slot(&self, secure: bool) -> &Mutex<Option<Arc<Client>>> {
+        if secure { &self.https } else { &self.http }
     }
 }
 

@@ -6,10 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::ready,
     time::Duration,
 };
@@ -18,7 +15,6 @@ use futures::{
     StreamExt,
     channel::oneshot,
     future::{self, Either},
-    lock::Mutex as AsyncMutex,
     stream::FuturesUnordered,
 };
 use http::{Uri, header::HeaderValue};
@@ -51,31 +47,34 @@ const MAX_TUNNEL_REPLY: usize = 16 * 1024;
 pub(super) struct Connector<N> {
     net: N,
     timeout: Duration,
-    tls: Arc<Mutex<Tls>>,
-    /// Held while a thread is at `tls`, so that there is one at a time.
-    turn: AsyncMutex<()>,
+    /// Whether certificates are in files.
     files: bool,
-    used_tls: AtomicBool,
+    tls: Arc<Tls>,
 }
 
 struct Tls {
-    certificates: Certificates,
+    /// Locked by threads that may block, for as long as they read.
+    certificates: Mutex<Certificates>,
     /// Set up when it is first needed: a user of http only should neither read the system's
     /// certificates nor fail for want of them.
-    config: Option<Arc<ClientConfig>>,
+    config: Mutex<Option<Arc<ClientConfig>>>,
 }
 
 impl Tls {
-    /// Blocking.
-    fn fresh_config(&mut self) -> Result<Arc<ClientConfig>, Box<dyn Error + Send + Sync>> {
-        let changed = self.certificates.refresh();
-        match &self.config {
-            Some(config) if !changed => Ok(config.clone()),
-            _ => {
-                let config = Arc::new(client_config(self.certificates.loaded())?);
-                Ok(self.config.insert(config).clone())
-            }
+    fn config(&self) -> Option<Arc<ClientConfig>> {
+        lock(&self.config).clone()
+    }
+
+    /// With certificates as they are now. Blocking.
+    fn fresh_config(&self) -> Result<Arc<ClientConfig>, Box<dyn Error + Send + Sync>> {
+        let mut certificates = lock(&self.certificates);
+        let changed = certificates.refresh();
+        if let Some(config) = self.config().filter(|_| !changed) {
+            return Ok(config);
         }
+        let config = Arc::new(client_config(certificates.loaded())?);
+        *lock(&self.config) = Some(config.clone());
+        Ok(config)
     }
 }
 
@@ -87,17 +86,15 @@ impl<N: Net> Connector<N> {
             net,
             timeout: options.connect_timeout,
             files: certificates.may_change(),
-            tls: Arc::new(Mutex::new(Tls {
-                certificates,
-                config: None,
-            })),
-            turn: AsyncMutex::new(()),
-            used_tls: AtomicBool::new(false),
+            tls: Arc::new(Tls {
+                certificates: Mutex::new(certificates),
+                config: Mutex::default(),
+            }),
         })
     }
 
     pub(super) fn used_tls(&self) -> bool {
-        self.used_tls.load(Ordering::Relaxed)
+        self.tls.config().is_some()
     }
 
     pub(super) async fn connect(
@@ -198,21 +195,16 @@ impl<N: Net> Connector<N> {
 
     /// TLS with certificates as they are now.
     async fn tls(&self, name: &Name) -> Result<Arc<ClientConfig>, TransportError> {
-        let _turn = self.turn.lock().await;
-        if !self.files
-            && let Some(config) = &lock(&self.tls).config
-        {
-            return Ok(config.clone());
+        if let Some(config) = self.tls.config().filter(|_| !self.files) {
+            return Ok(config);
         }
         let tls = self.tls.clone();
-        let config = unblock(&self.net, move || lock(&tls).fresh_config());
+        let config = unblock(&self.net, move || tls.fresh_config());
         let config = config.await.unwrap_or_else(|lost| Err(lost.into()));
-        let config = config.map_err(|error| {
+        config.map_err(|error| {
             let detail = format!("TLS could not be set up for {name}");
             TransportError::new(TransportErrorKind::Tls, false, detail).with_source(error)
-        })?;
-        self.used_tls.store(true, Ordering::Relaxed);
-        Ok(config)
+        })
     }
 
     async fn handshake(
@@ -238,8 +230,8 @@ impl<N: Net> Connector<N> {
     }
 }
 
-fn lock(tls: &Mutex<Tls>) -> MutexGuard<'_, Tls> {
-    tls.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unconnected(name: &Name, error: io::Error) -> TransportError {

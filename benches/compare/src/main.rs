@@ -1,6 +1,7 @@
 //! Whole runs over loopback sockets: this crate, collabora's published one, and as the floor a bare
 //! client that sends the same requests. See `benches/README.md`.
 
+mod adapters;
 mod content;
 mod floor;
 mod packing;
@@ -41,6 +42,11 @@ fn main() -> Result<(), BoxError> {
 /// Does the work and prints what it has cost.
 fn client(who: Who, work: Work, server: &str) -> Result<(), BoxError> {
     let build_dir = build_dir()?;
+    if let Who::On(on) = who {
+        let usage = on.client(work, server, build_dir.path())?;
+        println!("{}", serde_json::to_string(&usage)?);
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -54,6 +60,7 @@ fn client(who: Who, work: Work, server: &str) -> Result<(), BoxError> {
             Who::Theirs => runner::theirs::run(server, work, build_dir.path(), &outcome).await?,
             #[cfg(not(feature = "collabora"))]
             Who::Theirs => return Err("built without collabora's crate".into()),
+            Who::On(_) => {}
         }
         Ok::<_, BoxError>(meter.stop(&outcome))
     })?;

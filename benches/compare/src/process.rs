@@ -15,6 +15,7 @@ use std::{
 
 use crate::{
     BoxError,
+    adapters::On,
     server::Seen,
     usage::{Usage, number_in},
     work::Work,
@@ -26,6 +27,8 @@ pub enum Who {
     Floor,
     Ours,
     Theirs,
+    /// Ours once more, on this adapter.
+    On(On),
 }
 
 impl Who {
@@ -41,6 +44,7 @@ impl Who {
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Floor, Self::Ours, Self::Theirs]
             .into_iter()
+            .chain(On::ALL.map(Self::On))
             .find(|who| who.to_string() == name)
     }
 }
@@ -51,6 +55,7 @@ impl fmt::Display for Who {
             Self::Floor => "floor",
             Self::Ours => "ours",
             Self::Theirs => "collabora",
+            Self::On(on) => on.name(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::{
-    BoxError, packing,
+    BoxError, adapters, packing,
     process::{Run, Who, instructions, measure},
     work::{Content, Work},
 };
@@ -110,10 +110,9 @@ pub fn report(arguments: &[&str]) -> Result<(), BoxError> {
         .copied()
         .filter(|argument| !argument.starts_with("--"))
         .collect();
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| **name != PACKING && ROWS.iter().all(|row| row.name != **name))
-    {
+    if let Some(unknown) = names.iter().find(|name| {
+        ![PACKING, "adapters"].contains(name) && ROWS.iter().all(|row| row.name != **name)
+    }) {
         return Err(format!("there is no `{unknown}`").into());
     }
     if !Who::all().contains(&Who::Theirs) {
@@ -130,6 +129,9 @@ pub fn report(arguments: &[&str]) -> Result<(), BoxError> {
     }
     if names.is_empty() || names.contains(&PACKING) {
         packing::report(if quick { 1 } else { 3 })?;
+    }
+    if names.is_empty() || names.contains(&"adapters") {
+        adapters::report(if quick { 1 } else { 5 })?;
     }
     Ok(())
 }

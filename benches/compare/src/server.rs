@@ -35,6 +35,7 @@ const MASKED: usize = 5;
 pub struct Seen {
     /// Requests for jobs, and about them.
     pub requests: usize,
+    pub connections: u64,
     /// Jobs that succeeded with their whole log, and all bytes to be transferred were.
     pub intact: usize,
     /// In seconds.
@@ -91,6 +92,7 @@ pub fn serve(work: Work) -> Result<(), BoxError> {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
+    let connections = loopback.connections();
     let seen = loopback.with(|front, _| {
         let gitlab = &front.gitlab;
         let about_jobs: usize = gitlab.reports().map(|job| job.requests.len()).sum();
@@ -100,6 +102,7 @@ pub fn serve(work: Work) -> Result<(), BoxError> {
             _ => front.transferred >= work.bytes(),
         };
         Seen {
+            connections,
             requests: about_jobs + others.count(),
             intact: gitlab
                 .reports()

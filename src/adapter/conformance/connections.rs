@@ -272,7 +272,8 @@ fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
-/// How a time limit works: whoever waits drops what takes too long.
+/// How a time limit works: whoever waits drops what takes too long, or just looks at it no more. The
+/// others must not need what it holds.
 pub async fn a_request_out_of_time_leaves_the_others_alone(subject: &dyn Subject) {
     let server = Loopback::start(Probe::default()).unwrap();
     let adapter = subject.adapter(&[]);
