@@ -13,10 +13,10 @@ mod async_std_isahc;
 mod custom;
 #[cfg(feature = "tokio")]
 mod loopback;
-#[cfg(feature = "tokio")]
-mod recording;
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 mod options;
+#[cfg(feature = "tokio")]
+mod recording;
 mod runner;
 #[cfg(feature = "smol")]
 mod smol_hyper;
