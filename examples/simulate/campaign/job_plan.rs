@@ -91,6 +91,8 @@ pub(crate) enum Act {
     Section(String, Vec<Self>),
     /// Has the file variables written, and looks at them.
     Environment,
+    /// Writes the token of the job, in two pieces.
+    Token,
     /// Litters the build directory.
     Litter,
     /// Removes it.
@@ -162,10 +164,10 @@ impl JobPlan {
             true => text::secrets(&mut stream("secrets")),
             false => Vec::new(),
         };
-        let known = secrets.clone();
         if refers {
             secrets.push(format!("pre-{}-post", stream("references").word(6)));
         }
+        let known = secrets.clone();
         let acts = |part: &str| {
             let mut random = stream(part);
             let mut acts = Vec::new();
@@ -177,6 +179,9 @@ impl JobPlan {
             }
             if random.chance(15) {
                 acts.push(Act::Litter);
+            }
+            if talks && random.chance(15) {
+                acts.push(Act::Token);
             }
             if part == "clean-up" && random.chance(6) {
                 acts.push(Act::RemoveDir);
