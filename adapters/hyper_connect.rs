@@ -111,7 +111,10 @@ impl<N: Net> Connector<N> {
 
     async fn establish(&self, target: &Target, name: &Name) -> Result<Connection, TransportError> {
         let mut stream = match &target.proxy {
-            None => self.tcp(&target.host, target.port, name).await?,
+            None => self
+                .tcp(&target.host, target.port)
+                .await
+                .map_err(|error| unconnected(name, error))?,
             Some(proxy) => {
                 let secure = proxy.uri.scheme_str() == Some("https");
                 let port = proxy
@@ -119,7 +122,11 @@ impl<N: Net> Connector<N> {
                     .port_u16()
                     .unwrap_or(if secure { 443 } else { 80 });
                 let host = bare(&proxy.uri);
-                let stream = self.tcp(host, port, name).await?;
+                let stream = self.tcp(host, port).await.map_err(|error| {
+                    // The name that people see is not that of who could not be reached.
+                    let what = format!("the proxy {host}:{port} cannot be reached: {error}");
+                    unconnected(name, io::Error::new(error.kind(), what))
+                })?;
                 let mut stream = match secure {
                     true => self.secure(host, stream, name).await?,
                     false => stream,
@@ -140,15 +147,14 @@ impl<N: Net> Connector<N> {
     }
 
     /// All addresses of the host, one after the other, each with a head start over the next.
-    async fn tcp(&self, host: &str, port: u16, name: &Name) -> Result<N::Stream, TransportError> {
+    async fn tcp(&self, host: &str, port: u16) -> io::Result<N::Stream> {
         let addresses = match host.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
             Err(_) => {
                 let place = (host.to_owned(), port);
                 let look_up =
                     move || -> io::Result<Vec<_>> { Ok(place.to_socket_addrs()?.collect()) };
-                let found = unblock(&self.net, look_up).await.and_then(|found| found);
-                found.map_err(|error| unconnected(name, error))?
+                unblock(&self.net, look_up).await.flatten()?
             }
         };
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -174,7 +180,7 @@ impl<N: Net> Connector<N> {
                 None => {}
             }
         }
-        Err(unconnected(name, last))
+        Err(last)
     }
 
     async fn secure(

@@ -29,6 +29,9 @@ pub enum RunErrorKind {
     /// The call was not awaited inside of a runtime that an enabled adapter can use. Await it in
     /// one, or give the runner an adapter.
     NoRuntime,
+    /// Connections cannot be set up as the environment wants it: `HTTPS_PROXY` or `HTTP_PROXY` is not
+    /// the URL of an HTTP proxy. GitLab was not asked.
+    Connection,
     /// The build directory cannot be made, or nothing can be written below it.
     BuildDir,
     /// GitLab refused the runner's token, or the registration token (403).

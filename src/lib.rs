@@ -71,7 +71,7 @@
 //! | stop in good order | [`Runner::handle`], [`RunnerHandle::drain`] |
 //! | look after the token | [`Runner::verify`], [`RunnerBuilder::on_token_rotated`] |
 //! | tell errors apart | [`RunErrorKind`] |
-//! | set up connections, choose a runtime | [`adapter`] |
+//! | choose a proxy, certificates, a runtime | [`adapter`] |
 //! | test a handler | [`sim`], [`mock`] |
 //!
 //! Programs written for collabora's crate of this name build unchanged; the guide is

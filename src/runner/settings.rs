@@ -10,6 +10,8 @@ use std::{
 use url::Url;
 
 use super::{life::StoreToken, shared::Shared, system_id};
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+use crate::adapter::{AdapterError, AdapterErrorKind};
 use crate::{
     adapter::{Adapter, unblock},
     error::{RunError, RunErrorKind},
@@ -150,13 +152,23 @@ fn check_token(token: &Secret) -> Result<(), RunError> {
 
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
 fn default_adapter() -> Result<Arc<dyn Adapter>, RunError> {
-    crate::adapter::default_adapter().map_err(|error| {
-        RunError::new(
+    crate::adapter::default_adapter().map_err(no_adapter)
+}
+
+/// Why there is none.
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+fn no_adapter(error: AdapterError) -> RunError {
+    let (kind, detail) = match error.kind() {
+        AdapterErrorKind::NoRuntime => (
             RunErrorKind::NoRuntime,
             "found no runtime for the runner to run on",
-        )
-        .with_cause(error)
-    })
+        ),
+        AdapterErrorKind::Certificate | AdapterErrorKind::Proxy => (
+            RunErrorKind::Connection,
+            "no connection to GitLab can be set up",
+        ),
+    };
+    RunError::new(kind, detail).with_cause(error)
 }
 
 #[cfg(not(any(feature = "tokio", feature = "smol", feature = "async-std")))]
@@ -180,4 +192,22 @@ fn prepare_dir(dir: &Path) -> Result<PathBuf, RunError> {
     // Another runner with the same directory may have been faster.
     let _ = fs::remove_file(check);
     Ok(absolute)
+}
+
+#[cfg(all(test, any(feature = "tokio", feature = "smol", feature = "async-std")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_proxy_is_no_missing_runtime() {
+        let error = AdapterError::new(AdapterErrorKind::Proxy, "HTTP_PROXY: this is no URL");
+        let error = no_adapter(error);
+        assert_eq!(error.kind(), RunErrorKind::Connection);
+        assert_eq!(
+            error.to_string(),
+            "no connection to GitLab can be set up: HTTP_PROXY: this is no URL"
+        );
+        let error = AdapterError::new(AdapterErrorKind::NoRuntime, "not inside of tokio");
+        assert_eq!(no_adapter(error).kind(), RunErrorKind::NoRuntime);
+    }
 }

@@ -358,12 +358,17 @@ pub(crate) async fn a_proxy_that_refuses<A: Built>() {
     }
     // Nobody listens.
     let raw = Raw::start(drop);
-    let url = with_password(&raw);
+    let (url, port) = (with_password(&raw), raw.port());
     drop(raw);
     let adapter = build::<A>(|it| it.proxy(url));
+    let whose = format!("the proxy 127.0.0.1:{port} cannot be reached: ");
     for uri in ["http://gitlab.test/", "https://gitlab.test/"] {
         let error = get(&adapter, uri).await.unwrap_err();
         assert_failure(&error, Connect, false);
+        // libcurl has its own words.
+        if !A::SUBJECT.is_exempt(Exemption::HidesLateRefusal) {
+            assert!(error.to_string().contains(&whose), "{error}");
+        }
     }
 }
 
