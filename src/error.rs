@@ -184,8 +184,9 @@ impl RunError {
     pub(crate) fn driver_gone() -> Self {
         Self::new(
             RunErrorKind::DriverGone,
-            "the runtime that the runner ran on is gone, and its jobs are lost: keep the runtime \
-             alive as long as the runner; the next call starts anew",
+            "the runtime that the runner ran on is gone, or lacks its drivers (tokio's `enable_all`), \
+             and its jobs are lost: keep the runtime alive as long as the runner; the next call \
+             starts anew",
         )
     }
 

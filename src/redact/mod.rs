@@ -253,6 +253,7 @@ impl Redactor {
     }
 
     /// The same URL without its secret parameters and without what is known.
+    #[cfg(any(feature = "har", test))]
     pub(crate) fn url(&mut self, url: &str) -> String {
         if !self.on {
             return url.to_owned();

@@ -8,6 +8,7 @@
 
 mod artifacts;
 mod control;
+mod dependencies;
 mod endings;
 #[cfg(feature = "tracing")]
 mod events;

@@ -24,7 +24,8 @@ use gitlab_runner::{
 use http::{Method, Request, Response};
 
 use crate::{
-    artifacts::{TAKEN, make_and_take_with, maker, memory},
+    artifacts::{maker, memory},
+    dependencies::{TAKEN, make_and_take_with},
     world::World,
 };
 
