@@ -106,7 +106,7 @@ enum Engine {
 }
 
 impl Masker {
-    /// Masks `values`, what follows [`DEFAULT_TOKEN_PREFIXES`] and the given `token_prefixes` (of
+    /// Masks `values`, what follows [`DEFAULT_TOKEN_PREFIXES`](super::DEFAULT_TOKEN_PREFIXES) and the given `token_prefixes` (of
     /// which GitLab sends its own with a job), and the values of URL parameters such as
     /// `private_token`.
     ///
