@@ -405,11 +405,12 @@ impl JobMachine {
             _ => None,
         };
         let Some(step) = next else {
-            return if may_run && last.is_some() {
-                self.upload(core)
-            } else {
-                self.clean_up(core)
-            };
+            match last {
+                Some(_) if may_run => return self.upload(core),
+                Some(_) => self.miss_artifacts(core),
+                None => {}
+            }
+            return self.clean_up(core);
         };
         let output = JobOutput::Step {
             phase: step.phase,

@@ -296,7 +296,13 @@ impl Driver {
             }
             entry.log.rest();
             // What was written in between has found the log awake, and told nobody.
-            entry.log.mark() != mark && entry.log.wake()
+            let mark = entry.log.mark();
+            if mark == entry.told || !entry.log.wake() {
+                return false;
+            }
+            entry.told = mark;
+            self.job_input(*job, JobInput::Traced(mark));
+            true
         });
         self.growing = growing;
     }

@@ -272,3 +272,40 @@ fn an_after_script_that_is_cut_by_the_time_of_the_job_is_told_once() {
     assert!(matches!(told, JobOutput::Cancel(CancelMode::Forced)));
     assert_eq!(world.now.since(from), 30 * SECOND);
 }
+
+/// The jobs that depend on it would go on without its files.
+#[test]
+fn a_job_whose_time_is_over_before_its_artifacts_are_uploaded_is_no_success() {
+    for (artifacts, reason) in [
+        (json!([]), Value::Null),
+        (
+            json!([{ "paths": ["a"], "when": "on_failure" }]),
+            Value::Null,
+        ),
+        (json!([{ "paths": ["a"] }]), "job_execution_timeout".into()),
+    ] {
+        let mut payload = with(&[]);
+        payload["runner_info"]["timeout"] = json!(100);
+        payload["artifacts"] = artifacts;
+        let mut world = World::running(&payload);
+        world.pass(20 * SECOND);
+        world.finish_step(StepResult::Ok, 0);
+        assert_eq!(world.step(), "after_script");
+        time_out(&mut world);
+        world.finish_step(StepResult::Cancelled, 0);
+        if !reason.is_null() {
+            let note = world.job_output();
+            assert!(matches!(&note, JobOutput::Note(text) if text.contains("artifacts")));
+        }
+        let update = result(&mut world);
+        let state = if reason.is_null() {
+            "success"
+        } else {
+            "failed"
+        };
+        assert_eq!(
+            (&update["state"], &update["failure_reason"]),
+            (&state.into(), &reason)
+        );
+    }
+}

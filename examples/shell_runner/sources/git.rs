@@ -142,7 +142,8 @@ impl fmt::Display for GitError {
 fn add_config(environment: &mut BTreeMap<String, String>, config: Vec<(String, String)>) {
     const COUNT: &str = "GIT_CONFIG_COUNT";
     let known = environment.get(COUNT).and_then(|it| it.parse().ok());
-    let mut count: usize = known.unwrap_or(0);
+    // More is nonsense, and adding to it might not be possible.
+    let mut count = known.filter(|known| *known < 10_000).unwrap_or(0_usize);
     for (key, value) in config {
         environment.insert(format!("GIT_CONFIG_KEY_{count}"), key);
         environment.insert(format!("GIT_CONFIG_VALUE_{count}"), value);
@@ -157,7 +158,7 @@ fn decoded(text: &str) -> String {
     let mut rest = text;
     while let Some((plain, escaped)) = rest.split_once('%') {
         bytes.extend_from_slice(plain.as_bytes());
-        let digits = escaped.get(..2);
+        let digits = escaped.get(..2).filter(|it| !it.starts_with('+'));
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);

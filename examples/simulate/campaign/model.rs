@@ -140,6 +140,8 @@ impl Judge<'_> {
             self.failure = Some(Failure::new(FailureReason::JobCanceled));
         } else if may_go_on && at.is_some() {
             self.upload(last, last_number, entries)?;
+        } else if !panicked && at.is_some() {
+            self.miss_artifacts(last);
         }
         self.clean_up(entries)?;
         self.end(entries)
@@ -433,6 +435,21 @@ impl Judge<'_> {
         let text = format!("Job failed (system failure): {what} panicked: {words}");
         self.story.behind.push((number, error(&text)));
         self.failure.get_or_insert(system());
+    }
+
+    /// What ended the job left no time for its artifacts.
+    fn miss_artifacts(&mut self, at: Time) {
+        let failure = match self.why {
+            Some(Why::TimedOut) => timeout(),
+            Some(Why::Interrupted) => Failure::new(FailureReason::RunnerInterrupted),
+            _ => return,
+        };
+        let due = self.plan.artifacts.iter().any(|it| it.when != "on_failure");
+        if due && self.failure.is_none() {
+            self.failure = Some(failure);
+            let text = "Job failed: it was ended before its artifacts were uploaded";
+            self.story.at.push((at, error(text)));
+        }
     }
 
     fn upload(

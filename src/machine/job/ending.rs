@@ -5,6 +5,7 @@ use crate::{
     machine::{
         core::{Core, error_line, warning_line},
         output::{CancelMode, JobOutput, Notice},
+        plan,
     },
     protocol::{Failure, FailureReason, Phase},
 };
@@ -101,6 +102,25 @@ impl JobMachine {
         } else {
             core.job(self.id, JobOutput::Cancel(mode));
         }
+    }
+
+    /// The job ended before its artifacts were asked for. Without them it is no success: the jobs
+    /// that depend on it would run without its files.
+    pub(super) fn miss_artifacts(&mut self, core: &mut Core) {
+        let reason = match self.ending {
+            Some(Ending::TimedOut) => FailureReason::JobExecutionTimeout,
+            Some(Ending::Interrupted) => FailureReason::RunnerInterrupted,
+            _ => return,
+        };
+        let Work::Run { payload, .. } = &self.work else {
+            return;
+        };
+        if self.failure.is_some() || plan::artifacts(payload, false).next().is_none() {
+            return;
+        }
+        let text = "Job failed: it was ended before its artifacts were uploaded";
+        core.job(self.id, JobOutput::Note(error_line(text)));
+        self.failure = Some(Failure::new(reason));
     }
 
     /// The time of the step that runs is over, not that of the job: after_script follows a script.
