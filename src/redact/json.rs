@@ -112,7 +112,9 @@ pub(super) fn literals(text: &[u8]) -> Vec<Literal> {
         }
         at += 1;
     }
-    while let Some(frame) = frames.pop() {
+    // The marks of what is cut may be missing.
+    while let Some(mut frame) = frames.pop() {
+        frame.is_secret |= frame.value.is_some();
         frame.close(&mut literals);
     }
     literals

@@ -147,7 +147,7 @@ impl Redactor {
             let is_secret = match literal.nature {
                 Nature::Plain => false,
                 Nature::Private => text.len() >= SHORTEST_PRIVATE && !is_setting(text),
-                Nature::Secret => true,
+                Nature::Secret => !is_switch(text),
             };
             if is_secret {
                 self.learn(text);
@@ -226,7 +226,7 @@ impl Redactor {
             let text = literal.text.as_str();
             let known = self.known.contains_key(text.trim());
             let is_whole = match literal.nature {
-                Nature::Secret => known,
+                Nature::Secret => known || is_switch(text.trim()),
                 Nature::Private => !is_setting(text.trim()) && !text.trim().is_empty(),
                 Nature::Plain => false,
             };
@@ -366,7 +366,12 @@ pub(crate) fn is_placeholder(text: &str) -> bool {
 /// What switches something on or off is no secret, and a replay without it would go another way.
 fn is_setting(text: &str) -> bool {
     let is_number = text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number || ["true", "false", "yes", "no"].contains(&text.to_ascii_lowercase().as_str())
+    is_number || is_switch(text)
+}
+
+/// What stands in every other body is replaced only where it is secret.
+fn is_switch(text: &str) -> bool {
+    ["true", "false", "yes", "no"].contains(&text.to_ascii_lowercase().as_str())
 }
 
 /// What follows `Bearer` and the like.

@@ -119,6 +119,21 @@ fn a_text_that_is_cut_or_no_json_is_redacted_too() {
 }
 
 #[test]
+fn a_value_that_is_cut_before_its_marks_is_a_secret() {
+    for end in ["", ",", r#","pub"#, r#","public":true,"masked":tr"#] {
+        let mut redactor = Redactor::new();
+        let body = r#"{"variables":[{"key":"B","value":"shown to all","public":true},"#;
+        let cut = format!(r#"{body}{{"key":"A","value":"masked-value"{end}"#);
+        let cut = redacted(&mut redactor, &cut);
+        assert!(!cut.contains("masked-value"), "{cut}");
+        assert!(cut.contains("shown to all"), "{cut}");
+    }
+    let mut redactor = Redactor::new();
+    let cut = redacted(&mut redactor, r#"{"ok":true,"a":{"key":"A","value":"true""#);
+    assert_eq!(cut, r#"{"ok":true,"a":{"key":"A","value":"redacted-0""#);
+}
+
+#[test]
 fn parameters_of_urls_are_secrets() {
     let mut redactor = Redactor::new();
     let url = redactor.url("https://s3.test/a.zip?X-Amz-Signature=abc%3Ddef&partNumber=1");
