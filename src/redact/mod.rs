@@ -173,8 +173,38 @@ impl Redactor {
         self.learn_password(url);
         for (name, value) in parameters(url) {
             if SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) {
-                self.learn(&percent_decode(value));
+                self.learn_encoded(value);
+                // In a query it may be a space.
+                if value.contains('+') {
+                    self.learn_form(
+                        &percent_decode(&value.replace('+', " ")),
+                        &percent_decode(value),
+                    );
+                }
             }
+        }
+    }
+
+    /// Learns a part of a URL as what it says, and as it stands if another would encode it in another
+    /// way. All of it has the same placeholder.
+    fn learn_encoded(&mut self, raw: &str) {
+        let decoded = percent_decode(raw);
+        self.learn(&decoded);
+        if raw != percent_encoded(&decoded) {
+            self.learn_form(raw, &decoded);
+        }
+    }
+
+    /// Learns what stands for a secret that is known.
+    fn learn_form(&mut self, form: &str, secret: &str) {
+        let form = form.trim();
+        if self.known.contains_key(form) {
+            return;
+        }
+        let number = self.known.get(secret.trim()).copied();
+        self.learn(form);
+        if let (Some(number), Some(new)) = (number, self.known.get_mut(form)) {
+            *new = number;
         }
     }
 
@@ -188,7 +218,7 @@ impl Redactor {
             .rsplit_once('@')
             .and_then(|(user, _)| user.split_once(':'));
         if let Some((_, password)) = password {
-            self.learn(&percent_decode(password));
+            self.learn_encoded(password);
         }
     }
 
@@ -391,8 +421,8 @@ fn parameters(url: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').filter_map(|pair| pair.split_once('='))
 }
 
-/// `%XX` and `+` as what they stand for; other bytes as they are.
-pub(crate) fn percent_decode(text: &str) -> String {
+/// `%XX` as what it stands for; other bytes as they are.
+fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -406,7 +436,6 @@ pub(crate) fn percent_decode(text: &str) -> String {
                 at += 3;
                 continue;
             }
-            (b'+', _) => decoded.push(b' '),
             _ => decoded.push(byte),
         }
         at += 1;

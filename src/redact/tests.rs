@@ -145,6 +145,31 @@ fn parameters_of_urls_are_secrets() {
 }
 
 #[test]
+fn there_are_many_ways_to_encode_the_same() {
+    for raw in [
+        "ab%2bcd%3d",
+        "ab%2Bcd%3d",
+        "ab+cd=",
+        "ab+cd%3D",
+        "%61b%2Bcd%3D",
+    ] {
+        let mut redactor = Redactor::new();
+        let url = redactor.url(&format!("https://s3.test/a?sig={raw}&n=1"));
+        assert_eq!(url, "https://s3.test/a?sig=redacted-1&n=1", "{raw}");
+        assert_eq!(redactor.text("ab+cd="), "redacted-1", "{raw}");
+        assert_eq!(redactor.text("ab%2Bcd%3D"), "redacted-1", "{raw}");
+    }
+    let mut redactor = Redactor::new();
+    redactor.learn_url("https://h.test/?token=two+words");
+    assert_eq!(redactor.text("two words"), "redacted-1");
+    for raw in ["pa+ss", "pa%2bss", "pa%2Bss"] {
+        let mut redactor = Redactor::new();
+        let url = redactor.url(&format!("https://u:{raw}@host/a?b=pa+ss"));
+        assert_eq!(url, "https://u:redacted-1@host/a?b=redacted-1", "{raw}");
+    }
+}
+
+#[test]
 fn it_can_be_switched_off_and_has_an_end() {
     let mut off = Redactor::off();
     let body = r#"{"token":"glrt-abcdef"}"#;
