@@ -105,8 +105,8 @@ fn request(redactor: &mut Redactor, entry: &Entry, artifact_limit: usize) -> Har
             size(sent.len),
         )
     } else if mime_type.starts_with("multipart/") || !sent.is_whole() {
-        let head = &sent.bytes[..file_start(&sent.bytes)];
-        let mut data = HarPostData::whole(&mime_type, head);
+        let head = redactor.bytes(&sent.bytes[..file_start(&sent.bytes)]);
+        let mut data = HarPostData::whole(&mime_type, &head);
         data.sha256 = sent.sha256();
         (Some(data), size(sent.len))
     } else {
