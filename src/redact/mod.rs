@@ -21,6 +21,10 @@ use crate::trace::DEFAULT_TOKEN_PREFIXES;
 const SHORTEST: usize = 4;
 /// Values of variables that are not marked as secret.
 const SHORTEST_PRIVATE: usize = 8;
+/// A user of a URL without a password: names of users are shorter, and tokens longer.
+const SHORTEST_USER: usize = 16;
+/// What follows the prefix of a token.
+const SHORTEST_TOKEN: usize = 8;
 const MAX_SECRETS: usize = 16 << 10;
 const MAX_BYTES: usize = 8 << 20;
 
@@ -153,6 +157,7 @@ impl Redactor {
                 self.learn(text);
             }
             self.learn_password(text);
+            self.learn_tokens(text);
         }
     }
 
@@ -208,17 +213,37 @@ impl Redactor {
         }
     }
 
-    /// The password in front of the host of a URL.
-    fn learn_password(&mut self, url: &str) {
-        let Some((_, rest)) = url.split_once("://") else {
-            return;
-        };
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        let password = authority
-            .rsplit_once('@')
-            .and_then(|(user, _)| user.split_once(':'));
-        if let Some((_, password)) = password {
-            self.learn_encoded(password);
+    /// The passwords in front of the hosts of all URLs in a text, and users that look like tokens.
+    fn learn_password(&mut self, text: &str) {
+        for (at, mark) in text.match_indices("://") {
+            let rest = &text[at + mark.len()..];
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+            let Some((user, _)) = authority.rsplit_once('@') else {
+                continue;
+            };
+            match user.split_once(':') {
+                Some((_, password)) => self.learn_encoded(password),
+                None if user.len() >= SHORTEST_USER && !user.contains(char::is_whitespace) => {
+                    self.learn_encoded(user);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// What begins like one of GitLab's tokens.
+    fn learn_tokens(&mut self, text: &str) {
+        for prefix in DEFAULT_TOKEN_PREFIXES {
+            for (at, _) in text.match_indices(prefix) {
+                let rest = &text[at + prefix.len()..];
+                let is_over = |c: char| !c.is_ascii_alphanumeric() && !"._=-".contains(c);
+                let rest = rest.split(is_over).next().unwrap_or(rest);
+                // The end of a sentence is none of a token.
+                let rest = rest.trim_end_matches(['.', '_', '=', '-']);
+                if rest.len() >= SHORTEST_TOKEN && !rest.starts_with(PLACEHOLDER) {
+                    self.learn(&text[at..at + prefix.len() + rest.len()]);
+                }
+            }
         }
     }
 

@@ -170,6 +170,25 @@ fn there_are_many_ways_to_encode_the_same() {
 }
 
 #[test]
+fn every_url_of_a_text_is_searched_and_tokens_are_known_by_their_prefix() {
+    let mut redactor = Redactor::new();
+    let body = redacted(
+        &mut redactor,
+        r#"{"a":"https://h/a http://u:first-pass@h/ and ssh://u:other%2fpass@h","b":"https://0123456789abcdef@h/",
+            "c":"https://somebody@h/","d":"curl -H 'X: glpat-abcdef012345' glpat-[MASKED]"}"#,
+    );
+    for secret in ["first-pass", "other", "0123456789abcdef", "abcdef012345"] {
+        assert!(!body.contains(secret), "{secret}: {body}");
+    }
+    assert!(body.contains("https://somebody@h/"), "{body}");
+    assert!(body.contains("'X: glpat-redacted-"), "{body}");
+    assert!(body.contains("' glpat-[MASKED]"), "{body}");
+    assert_eq!(redacted(&mut redactor, &body), body);
+    redacted(&mut redactor, r#"["It is glrt-0123456789."]"#);
+    assert!(!redactor.text("glrt-0123456789").contains("0123"));
+}
+
+#[test]
 fn it_can_be_switched_off_and_has_an_end() {
     let mut off = Redactor::off();
     let body = r#"{"token":"glrt-abcdef"}"#;
