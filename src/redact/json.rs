@@ -152,7 +152,7 @@ fn string(text: &[u8], range: Range<usize>, frames: &mut [Frame], literals: &mut
             Some("key" | "name") => frame.name = Some(said.clone()),
             Some("value" | "content") => frame.value = Some(literals.len()),
             // A reference to a variable is none, and shows in what it stands for.
-            Some(key) if SECRET_KEYS.contains(&key) && !said.starts_with('$') => {
+            Some(key) if SECRET_KEYS.contains(&key) && !is_reference(key, &said) => {
                 nature = Nature::Secret;
             }
             _ => {}
@@ -163,6 +163,19 @@ fn string(text: &[u8], range: Range<usize>, frames: &mut [Frame], literals: &mut
         text: said,
         nature,
     });
+}
+
+/// `$NAME` and `${NAME}`. GitLab sends tokens and passwords themselves, whatever they begin with.
+fn is_reference(key: &str, value: &str) -> bool {
+    let Some(name) = value.strip_prefix('$') else {
+        return false;
+    };
+    let braced = name
+        .strip_prefix('{')
+        .and_then(|name| name.strip_suffix('}'));
+    let name = braced.unwrap_or(name);
+    let is_name = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+    is_name && !matches!(key, "token" | "password")
 }
 
 /// A `true` or `false` behind the latest key.

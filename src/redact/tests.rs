@@ -189,6 +189,18 @@ fn every_url_of_a_text_is_searched_and_tokens_are_known_by_their_prefix() {
 }
 
 #[test]
+fn not_all_that_begins_with_a_dollar_is_a_reference() {
+    let mut redactor = Redactor::new();
+    let body = r#"{"password":"$ecret","token":"$TOKEN","jwt":"$2y$10$hash","secret":"${a"}"#;
+    let after = redacted(&mut redactor, body);
+    for secret in ["$ecret", "TOKEN", "hash", "{a"] {
+        assert!(!after.contains(secret), "{secret}: {after}");
+    }
+    let body = r#"{"jwt":"$ID_TOKEN","access_key":"${KEY_2}"}"#;
+    assert_eq!(redacted(&mut Redactor::new(), body), body);
+}
+
+#[test]
 fn it_can_be_switched_off_and_has_an_end() {
     let mut off = Redactor::off();
     let body = r#"{"token":"glrt-abcdef"}"#;
