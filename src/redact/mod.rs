@@ -151,6 +151,10 @@ impl Redactor {
             let is_secret = match literal.nature {
                 Nature::Plain => false,
                 Nature::Private => text.len() >= SHORTEST_PRIVATE && !is_setting(text),
+                // The same short number may be an ID, where no placeholder can stand.
+                Nature::Secret if body[literal.range.start] != b'"' => {
+                    text.len() >= SHORTEST_PRIVATE
+                }
                 Nature::Secret => !is_switch(text),
             };
             if is_secret {
@@ -281,7 +285,9 @@ impl Redactor {
             let text = literal.text.as_str();
             let known = self.known.contains_key(text.trim());
             let is_whole = match literal.nature {
-                Nature::Secret => known || is_switch(text.trim()),
+                Nature::Secret => {
+                    known || is_switch(text.trim()) || body[literal.range.start] != b'"'
+                }
                 Nature::Private => !is_setting(text.trim()) && !text.trim().is_empty(),
                 Nature::Plain => false,
             };

@@ -201,6 +201,29 @@ fn not_all_that_begins_with_a_dollar_is_a_reference() {
 }
 
 #[test]
+fn sensitive_inputs_of_any_type_are_secrets() {
+    let mut redactor = Redactor::new();
+    let body = r#"{"id":4711,"inputs":[
+        {"key":"a","value":{"content":["first secret",["nested one"]],"type":"array","sensitive":true}},
+        {"key":"n","value":{"type":"number","content":-4711,"sensitive":true}},
+        {"key":"m","value":{"type":"number","content":123456789.5,"sensitive":true}},
+        {"key":"p","value":{"type":"array","content":["shown to all",4711],"sensitive":false}}]}"#;
+    let after = redacted(&mut redactor, body);
+    let read: serde_json::Value = serde_json::from_str(&after).unwrap();
+    assert_eq!(read["inputs"][1]["value"]["content"], "redacted-0");
+    for secret in ["first", "nested", "-4711", "\"content\":123456789"] {
+        assert!(!after.contains(secret), "{secret}: {after}");
+    }
+    for kept in [
+        r#""id":4711"#,
+        r#"["shown to all",4711]"#,
+        r#""type":"array""#,
+    ] {
+        assert!(after.contains(kept), "{kept}: {after}");
+    }
+}
+
+#[test]
 fn it_can_be_switched_off_and_has_an_end() {
     let mut off = Redactor::off();
     let body = r#"{"token":"glrt-abcdef"}"#;
