@@ -11,7 +11,7 @@ mod json;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use http::{HeaderMap, HeaderValue};
 
 use self::json::Nature;
@@ -388,9 +388,14 @@ impl Redactor {
                 return None;
             }
             let finder = AhoCorasick::builder()
+                // Never a table of a row for each byte of each secret.
+                .kind(Some(AhoCorasickKind::ContiguousNFA))
                 .match_kind(MatchKind::LeftmostLongest)
-                .build(&forms)
-                .ok()?;
+                .build(&forms);
+            let Ok(finder) = finder else {
+                self.full = true;
+                return None;
+            };
             self.finder = Some((finder, placeholders));
         }
         self.finder
