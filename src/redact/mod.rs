@@ -25,6 +25,7 @@ const SHORTEST_PRIVATE: usize = 8;
 const SHORTEST_USER: usize = 16;
 /// What follows the prefix of a token.
 const SHORTEST_TOKEN: usize = 8;
+const MAX_PREFIXES: usize = 32;
 const MAX_SECRETS: usize = 16 << 10;
 const MAX_BYTES: usize = 8 << 20;
 
@@ -92,6 +93,8 @@ pub(crate) struct Redactor {
     known: BTreeMap<String, usize>,
     bytes: usize,
     full: bool,
+    /// Beginnings of an instance's own tokens.
+    prefixes: Vec<String>,
     /// The forms of all secrets that are long enough, and their placeholders; made when it is needed.
     finder: Option<(AhoCorasick, Vec<String>)>,
 }
@@ -103,6 +106,7 @@ impl Redactor {
             known: BTreeMap::new(),
             bytes: 0,
             full: false,
+            prefixes: Vec::new(),
             finder: None,
         }
     }
@@ -146,6 +150,7 @@ impl Redactor {
         if !self.on {
             return;
         }
+        self.learn_prefixes(body);
         for literal in json::literals(body) {
             let text = literal.text.trim();
             let is_secret = match literal.nature {
@@ -235,9 +240,28 @@ impl Redactor {
         }
     }
 
+    /// Those that a payload names, but for what every other word begins with.
+    fn learn_prefixes(&mut self, payload: &[u8]) {
+        let named = b"\"token_mask_prefixes\"";
+        if !payload.windows(named.len()).any(|text| text == named) {
+            return;
+        }
+        let payload: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
+        let prefixes = payload.pointer("/features/token_mask_prefixes");
+        let prefixes = prefixes.and_then(|prefixes| prefixes.as_array());
+        for prefix in prefixes.into_iter().flatten().filter_map(|it| it.as_str()) {
+            let is_new = !self.prefixes.iter().any(|known| known == prefix);
+            if is_new && prefix.len() >= SHORTEST && self.prefixes.len() < MAX_PREFIXES {
+                self.prefixes.push(prefix.to_owned());
+            }
+        }
+    }
+
     /// What begins like one of GitLab's tokens.
     fn learn_tokens(&mut self, text: &str) {
-        for prefix in DEFAULT_TOKEN_PREFIXES {
+        let prefixes = std::mem::take(&mut self.prefixes);
+        let own = prefixes.iter().map(String::as_str);
+        for prefix in DEFAULT_TOKEN_PREFIXES.iter().copied().chain(own) {
             for (at, _) in text.match_indices(prefix) {
                 let rest = &text[at + prefix.len()..];
                 let is_over = |c: char| !c.is_ascii_alphanumeric() && !"._=-".contains(c);
@@ -249,6 +273,7 @@ impl Redactor {
                 }
             }
         }
+        self.prefixes = prefixes;
     }
 
     /// The same text without what is known.

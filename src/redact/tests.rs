@@ -224,6 +224,16 @@ fn sensitive_inputs_of_any_type_are_secrets() {
 }
 
 #[test]
+fn a_payload_names_further_prefixes_of_tokens() {
+    let mut redactor = Redactor::new();
+    let body =
+        r#"{"a":"is acme-0123456789 good","features":{"token_mask_prefixes":["acme-","a"]}}"#;
+    let after = redacted(&mut redactor, body);
+    assert!(after.contains(r#""is redacted-1 good""#), "{after}");
+    assert!(after.contains(r#"["acme-","a"]"#), "{after}");
+}
+
+#[test]
 fn it_can_be_switched_off_and_has_an_end() {
     let mut off = Redactor::off();
     let body = r#"{"token":"glrt-abcdef"}"#;
