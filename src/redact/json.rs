@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-/// A string of the text: where it stands with its quotes, and what it says.
+/// A string of the text, or a number within a value: where it stands with its quotes, and what it says.
 pub(super) struct Literal {
     pub(super) range: Range<usize>,
     pub(super) text: String,
@@ -55,16 +55,34 @@ struct Frame {
     is_object: bool,
     /// The latest key.
     key: Option<String>,
-    /// Of what may be a variable: its name, its value (an index into the literals), and its marks.
+    /// Whether it stands within the value of what may be a variable.
+    is_in_value: bool,
+    /// Of what may be a variable: its name, its value (which of the literals), and its marks.
     name: Option<String>,
-    value: Option<usize>,
+    value: Option<Range<usize>>,
     is_secret: bool,
     is_private: bool,
 }
 
 impl Frame {
-    fn close(self, literals: &mut [Literal]) {
-        let Some(literal) = self.value.and_then(|at| literals.get_mut(at)) else {
+    fn is_at_value(&self) -> bool {
+        matches!(self.key.as_deref(), Some("value" | "content"))
+    }
+
+    /// What stood behind the latest key is over.
+    fn end_value(&mut self, literals: usize) {
+        if self.is_at_value()
+            && let Some(value) = &mut self.value
+        {
+            value.end = literals;
+        }
+        self.key = None;
+    }
+
+    fn close(mut self, literals: &mut [Literal]) {
+        self.end_value(literals.len());
+        let value = self.value.and_then(|value| literals.get_mut(value));
+        let Some(value) = value else {
             return;
         };
         let name = self.name.unwrap_or_default();
@@ -75,7 +93,11 @@ impl Frame {
             (false, true) if name != "CI_REPOSITORY_URL" => Nature::Private,
             _ => return,
         };
-        literal.nature = nature;
+        for literal in value {
+            if literal.nature != Nature::Secret {
+                literal.nature = nature;
+            }
+        }
     }
 }
 
@@ -94,6 +116,7 @@ pub(super) fn literals(text: &[u8]) -> Vec<Literal> {
             }
             b'{' | b'[' => frames.push(Frame {
                 is_object: byte == b'{',
+                is_in_value: is_in_value(&frames),
                 ..Frame::default()
             }),
             b'}' | b']' => {
@@ -103,8 +126,20 @@ pub(super) fn literals(text: &[u8]) -> Vec<Literal> {
             }
             b',' => {
                 if let Some(frame) = frames.last_mut() {
-                    frame.key = None;
+                    frame.end_value(literals.len());
                 }
+            }
+            b'-' | b'0'..=b'9' if is_in_value(&frames) => {
+                let is_over = |c: &u8| !c.is_ascii_alphanumeric() && !b"+-.".contains(c);
+                let len = text[at..].iter().position(is_over);
+                let end = len.map_or(text.len(), |len| at + len);
+                literals.push(Literal {
+                    range: at..end,
+                    text: String::from_utf8_lossy(&text[at..end]).into_owned(),
+                    nature: Nature::Plain,
+                });
+                at = end;
+                continue;
             }
             b't' if text[at..].starts_with(b"true") => mark(&mut frames, true),
             b'f' if text[at..].starts_with(b"false") => mark(&mut frames, false),
@@ -112,10 +147,17 @@ pub(super) fn literals(text: &[u8]) -> Vec<Literal> {
         }
         at += 1;
     }
-    while let Some(frame) = frames.pop() {
+    // The marks of what is cut may be missing.
+    while let Some(mut frame) = frames.pop() {
+        frame.is_secret |= frame.value.is_some();
         frame.close(&mut literals);
     }
     literals
+}
+
+fn is_in_value(frames: &[Frame]) -> bool {
+    let frame = frames.last();
+    frame.is_some_and(|frame| frame.is_in_value || frame.is_at_value())
 }
 
 /// Behind the closing quote, or the end of the text.
@@ -144,13 +186,15 @@ fn string(text: &[u8], range: Range<usize>, frames: &mut [Frame], literals: &mut
     if let Some(frame) = frames.last_mut().filter(|frame| frame.is_object) {
         if frame.key.is_none() && (behind == Some(&b':') || behind.is_none()) {
             frame.key = Some(said);
+            if frame.is_at_value() {
+                frame.value = Some(literals.len()..literals.len());
+            }
             return;
         }
         match frame.key.as_deref() {
             Some("key" | "name") => frame.name = Some(said.clone()),
-            Some("value" | "content") => frame.value = Some(literals.len()),
             // A reference to a variable is none, and shows in what it stands for.
-            Some(key) if SECRET_KEYS.contains(&key) && !said.starts_with('$') => {
+            Some(key) if SECRET_KEYS.contains(&key) && !is_reference(key, &said) => {
                 nature = Nature::Secret;
             }
             _ => {}
@@ -161,6 +205,19 @@ fn string(text: &[u8], range: Range<usize>, frames: &mut [Frame], literals: &mut
         text: said,
         nature,
     });
+}
+
+/// `$NAME` and `${NAME}`. GitLab sends tokens and passwords themselves, whatever they begin with.
+fn is_reference(key: &str, value: &str) -> bool {
+    let Some(name) = value.strip_prefix('$') else {
+        return false;
+    };
+    let braced = name
+        .strip_prefix('{')
+        .and_then(|name| name.strip_suffix('}'));
+    let name = braced.unwrap_or(name);
+    let is_name = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+    is_name && !matches!(key, "token" | "password")
 }
 
 /// A `true` or `false` behind the latest key.

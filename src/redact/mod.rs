@@ -11,7 +11,7 @@ mod json;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use http::{HeaderMap, HeaderValue};
 
 use self::json::Nature;
@@ -21,6 +21,11 @@ use crate::trace::DEFAULT_TOKEN_PREFIXES;
 const SHORTEST: usize = 4;
 /// Values of variables that are not marked as secret.
 const SHORTEST_PRIVATE: usize = 8;
+/// A user of a URL without a password: names of users are shorter, and tokens longer.
+const SHORTEST_USER: usize = 16;
+/// What follows the prefix of a token.
+const SHORTEST_TOKEN: usize = 8;
+const MAX_PREFIXES: usize = 32;
 const MAX_SECRETS: usize = 16 << 10;
 const MAX_BYTES: usize = 8 << 20;
 
@@ -88,6 +93,8 @@ pub(crate) struct Redactor {
     known: BTreeMap<String, usize>,
     bytes: usize,
     full: bool,
+    /// Beginnings of an instance's own tokens.
+    prefixes: Vec<String>,
     /// The forms of all secrets that are long enough, and their placeholders; made when it is needed.
     finder: Option<(AhoCorasick, Vec<String>)>,
 }
@@ -99,6 +106,7 @@ impl Redactor {
             known: BTreeMap::new(),
             bytes: 0,
             full: false,
+            prefixes: Vec::new(),
             finder: None,
         }
     }
@@ -142,17 +150,23 @@ impl Redactor {
         if !self.on {
             return;
         }
+        self.learn_prefixes(body);
         for literal in json::literals(body) {
             let text = literal.text.trim();
             let is_secret = match literal.nature {
                 Nature::Plain => false,
                 Nature::Private => text.len() >= SHORTEST_PRIVATE && !is_setting(text),
-                Nature::Secret => true,
+                // The same short number may be an ID, where no placeholder can stand.
+                Nature::Secret if body[literal.range.start] != b'"' => {
+                    text.len() >= SHORTEST_PRIVATE
+                }
+                Nature::Secret => !is_switch(text),
             };
             if is_secret {
                 self.learn(text);
             }
             self.learn_password(text);
+            self.learn_tokens(text);
         }
     }
 
@@ -173,23 +187,93 @@ impl Redactor {
         self.learn_password(url);
         for (name, value) in parameters(url) {
             if SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) {
-                self.learn(&percent_decode(value));
+                self.learn_encoded(value);
+                // In a query it may be a space.
+                if value.contains('+') {
+                    self.learn_form(
+                        &percent_decode(&value.replace('+', " ")),
+                        &percent_decode(value),
+                    );
+                }
             }
         }
     }
 
-    /// The password in front of the host of a URL.
-    fn learn_password(&mut self, url: &str) {
-        let Some((_, rest)) = url.split_once("://") else {
-            return;
-        };
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        let password = authority
-            .rsplit_once('@')
-            .and_then(|(user, _)| user.split_once(':'));
-        if let Some((_, password)) = password {
-            self.learn(&percent_decode(password));
+    /// Learns a part of a URL as what it says, and as it stands if another would encode it in another
+    /// way. All of it has the same placeholder.
+    fn learn_encoded(&mut self, raw: &str) {
+        let decoded = percent_decode(raw);
+        self.learn(&decoded);
+        if raw != percent_encoded(&decoded) {
+            self.learn_form(raw, &decoded);
         }
+    }
+
+    /// Learns what stands for a secret that is known.
+    fn learn_form(&mut self, form: &str, secret: &str) {
+        let form = form.trim();
+        if self.known.contains_key(form) {
+            return;
+        }
+        let number = self.known.get(secret.trim()).copied();
+        self.learn(form);
+        if let (Some(number), Some(new)) = (number, self.known.get_mut(form)) {
+            *new = number;
+        }
+    }
+
+    /// The passwords in front of the hosts of all URLs in a text, and users that look like tokens.
+    fn learn_password(&mut self, text: &str) {
+        for (at, mark) in text.match_indices("://") {
+            let rest = &text[at + mark.len()..];
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+            let Some((user, _)) = authority.rsplit_once('@') else {
+                continue;
+            };
+            match user.split_once(':') {
+                Some((_, password)) => self.learn_encoded(password),
+                None if user.len() >= SHORTEST_USER && !user.contains(char::is_whitespace) => {
+                    self.learn_encoded(user);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Those that a payload names, but for what every other word begins with.
+    fn learn_prefixes(&mut self, payload: &[u8]) {
+        let named = b"\"token_mask_prefixes\"";
+        if !payload.windows(named.len()).any(|text| text == named) {
+            return;
+        }
+        let payload: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
+        let prefixes = payload.pointer("/features/token_mask_prefixes");
+        let prefixes = prefixes.and_then(|prefixes| prefixes.as_array());
+        for prefix in prefixes.into_iter().flatten().filter_map(|it| it.as_str()) {
+            let is_new = !self.prefixes.iter().any(|known| known == prefix);
+            if is_new && prefix.len() >= SHORTEST && self.prefixes.len() < MAX_PREFIXES {
+                self.prefixes.push(prefix.to_owned());
+            }
+        }
+    }
+
+    /// What begins like one of GitLab's tokens.
+    fn learn_tokens(&mut self, text: &str) {
+        let prefixes = std::mem::take(&mut self.prefixes);
+        let own = prefixes.iter().map(String::as_str);
+        for prefix in DEFAULT_TOKEN_PREFIXES.iter().copied().chain(own) {
+            for (at, _) in text.match_indices(prefix) {
+                let rest = &text[at + prefix.len()..];
+                let is_over = |c: char| !c.is_ascii_alphanumeric() && !"._=-".contains(c);
+                let rest = rest.split(is_over).next().unwrap_or(rest);
+                // The end of a sentence is none of a token.
+                let rest = rest.trim_end_matches(['.', '_', '=', '-']);
+                if rest.len() >= SHORTEST_TOKEN && !rest.starts_with(PLACEHOLDER) {
+                    self.learn(&text[at..at + prefix.len() + rest.len()]);
+                }
+            }
+        }
+        self.prefixes = prefixes;
     }
 
     /// The same text without what is known.
@@ -226,7 +310,9 @@ impl Redactor {
             let text = literal.text.as_str();
             let known = self.known.contains_key(text.trim());
             let is_whole = match literal.nature {
-                Nature::Secret => known,
+                Nature::Secret => {
+                    known || is_switch(text.trim()) || body[literal.range.start] != b'"'
+                }
                 Nature::Private => !is_setting(text.trim()) && !text.trim().is_empty(),
                 Nature::Plain => false,
             };
@@ -327,9 +413,14 @@ impl Redactor {
                 return None;
             }
             let finder = AhoCorasick::builder()
+                // Never a table of a row for each byte of each secret.
+                .kind(Some(AhoCorasickKind::ContiguousNFA))
                 .match_kind(MatchKind::LeftmostLongest)
-                .build(&forms)
-                .ok()?;
+                .build(&forms);
+            let Ok(finder) = finder else {
+                self.full = true;
+                return None;
+            };
             self.finder = Some((finder, placeholders));
         }
         self.finder
@@ -366,7 +457,12 @@ pub(crate) fn is_placeholder(text: &str) -> bool {
 /// What switches something on or off is no secret, and a replay without it would go another way.
 fn is_setting(text: &str) -> bool {
     let is_number = text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number || ["true", "false", "yes", "no"].contains(&text.to_ascii_lowercase().as_str())
+    is_number || is_switch(text)
+}
+
+/// What stands in every other body is replaced only where it is secret.
+fn is_switch(text: &str) -> bool {
+    ["true", "false", "yes", "no"].contains(&text.to_ascii_lowercase().as_str())
 }
 
 /// What follows `Bearer` and the like.
@@ -386,8 +482,8 @@ fn parameters(url: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').filter_map(|pair| pair.split_once('='))
 }
 
-/// `%XX` and `+` as what they stand for; other bytes as they are.
-pub(crate) fn percent_decode(text: &str) -> String {
+/// `%XX` as what it stands for; other bytes as they are.
+fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -401,7 +497,6 @@ pub(crate) fn percent_decode(text: &str) -> String {
                 at += 3;
                 continue;
             }
-            (b'+', _) => decoded.push(b' '),
             _ => decoded.push(byte),
         }
         at += 1;

@@ -119,6 +119,21 @@ fn a_text_that_is_cut_or_no_json_is_redacted_too() {
 }
 
 #[test]
+fn a_value_that_is_cut_before_its_marks_is_a_secret() {
+    for end in ["", ",", r#","pub"#, r#","public":true,"masked":tr"#] {
+        let mut redactor = Redactor::new();
+        let body = r#"{"variables":[{"key":"B","value":"shown to all","public":true},"#;
+        let cut = format!(r#"{body}{{"key":"A","value":"masked-value"{end}"#);
+        let cut = redacted(&mut redactor, &cut);
+        assert!(!cut.contains("masked-value"), "{cut}");
+        assert!(cut.contains("shown to all"), "{cut}");
+    }
+    let mut redactor = Redactor::new();
+    let cut = redacted(&mut redactor, r#"{"ok":true,"a":{"key":"A","value":"true""#);
+    assert_eq!(cut, r#"{"ok":true,"a":{"key":"A","value":"redacted-0""#);
+}
+
+#[test]
 fn parameters_of_urls_are_secrets() {
     let mut redactor = Redactor::new();
     let url = redactor.url("https://s3.test/a.zip?X-Amz-Signature=abc%3Ddef&partNumber=1");
@@ -127,6 +142,95 @@ fn parameters_of_urls_are_secrets() {
         "https://s3.test/a.zip?X-Amz-Signature=redacted-1&partNumber=1"
     );
     assert_eq!(redactor.text("abc=def"), "redacted-1");
+}
+
+#[test]
+fn there_are_many_ways_to_encode_the_same() {
+    for raw in [
+        "ab%2bcd%3d",
+        "ab%2Bcd%3d",
+        "ab+cd=",
+        "ab+cd%3D",
+        "%61b%2Bcd%3D",
+    ] {
+        let mut redactor = Redactor::new();
+        let url = redactor.url(&format!("https://s3.test/a?sig={raw}&n=1"));
+        assert_eq!(url, "https://s3.test/a?sig=redacted-1&n=1", "{raw}");
+        assert_eq!(redactor.text("ab+cd="), "redacted-1", "{raw}");
+        assert_eq!(redactor.text("ab%2Bcd%3D"), "redacted-1", "{raw}");
+    }
+    let mut redactor = Redactor::new();
+    redactor.learn_url("https://h.test/?token=two+words");
+    assert_eq!(redactor.text("two words"), "redacted-1");
+    for raw in ["pa+ss", "pa%2bss", "pa%2Bss"] {
+        let mut redactor = Redactor::new();
+        let url = redactor.url(&format!("https://u:{raw}@host/a?b=pa+ss"));
+        assert_eq!(url, "https://u:redacted-1@host/a?b=redacted-1", "{raw}");
+    }
+}
+
+#[test]
+fn every_url_of_a_text_is_searched_and_tokens_are_known_by_their_prefix() {
+    let mut redactor = Redactor::new();
+    let body = redacted(
+        &mut redactor,
+        r#"{"a":"https://h/a http://u:first-pass@h/ and ssh://u:other%2fpass@h","b":"https://0123456789abcdef@h/",
+            "c":"https://somebody@h/","d":"curl -H 'X: glpat-abcdef012345' glpat-[MASKED]"}"#,
+    );
+    for secret in ["first-pass", "other", "0123456789abcdef", "abcdef012345"] {
+        assert!(!body.contains(secret), "{secret}: {body}");
+    }
+    assert!(body.contains("https://somebody@h/"), "{body}");
+    assert!(body.contains("'X: glpat-redacted-"), "{body}");
+    assert!(body.contains("' glpat-[MASKED]"), "{body}");
+    assert_eq!(redacted(&mut redactor, &body), body);
+    redacted(&mut redactor, r#"["It is glrt-0123456789."]"#);
+    assert!(!redactor.text("glrt-0123456789").contains("0123"));
+}
+
+#[test]
+fn not_all_that_begins_with_a_dollar_is_a_reference() {
+    let mut redactor = Redactor::new();
+    let body = r#"{"password":"$ecret","token":"$TOKEN","jwt":"$2y$10$hash","secret":"${a"}"#;
+    let after = redacted(&mut redactor, body);
+    for secret in ["$ecret", "TOKEN", "hash", "{a"] {
+        assert!(!after.contains(secret), "{secret}: {after}");
+    }
+    let body = r#"{"jwt":"$ID_TOKEN","access_key":"${KEY_2}"}"#;
+    assert_eq!(redacted(&mut Redactor::new(), body), body);
+}
+
+#[test]
+fn sensitive_inputs_of_any_type_are_secrets() {
+    let mut redactor = Redactor::new();
+    let body = r#"{"id":4711,"inputs":[
+        {"key":"a","value":{"content":["first secret",["nested one"]],"type":"array","sensitive":true}},
+        {"key":"n","value":{"type":"number","content":-4711,"sensitive":true}},
+        {"key":"m","value":{"type":"number","content":123456789.5,"sensitive":true}},
+        {"key":"p","value":{"type":"array","content":["shown to all",4711],"sensitive":false}}]}"#;
+    let after = redacted(&mut redactor, body);
+    let read: serde_json::Value = serde_json::from_str(&after).unwrap();
+    assert_eq!(read["inputs"][1]["value"]["content"], "redacted-0");
+    for secret in ["first", "nested", "-4711", "\"content\":123456789"] {
+        assert!(!after.contains(secret), "{secret}: {after}");
+    }
+    for kept in [
+        r#""id":4711"#,
+        r#"["shown to all",4711]"#,
+        r#""type":"array""#,
+    ] {
+        assert!(after.contains(kept), "{kept}: {after}");
+    }
+}
+
+#[test]
+fn a_payload_names_further_prefixes_of_tokens() {
+    let mut redactor = Redactor::new();
+    let body =
+        r#"{"a":"is acme-0123456789 good","features":{"token_mask_prefixes":["acme-","a"]}}"#;
+    let after = redacted(&mut redactor, body);
+    assert!(after.contains(r#""is redacted-1 good""#), "{after}");
+    assert!(after.contains(r#"["acme-","a"]"#), "{after}");
 }
 
 #[test]

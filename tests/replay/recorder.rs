@@ -167,6 +167,24 @@ fn artifacts_are_written_down_by_hash_and_length() {
 }
 
 #[test]
+fn what_stands_before_the_file_of_an_upload_is_redacted() {
+    let recording = Recording::new(Arc::new(canned(&[b"{}"])));
+    recording.secret("planted-name");
+    let form = [
+        "--abc\r\nContent-Disposition: form-data; name=\"file\"; filename=\"planted-",
+        "name.zip\"\r\n\r\nPLANTED CONTENT\r\n--abc--\r\n",
+    ];
+    exchange(&recording, post("jobs/1/artifacts", &form));
+    let har = recording.har();
+    let data = har.log.entries[0].request.post_data.as_ref().unwrap();
+    assert!(
+        data.text.ends_with("\"redacted-1.zip\"\r\n\r\n"),
+        "{}",
+        data.text
+    );
+}
+
+#[test]
 fn what_goes_wrong_is_written_down() {
     let breaks = Canned {
         breaks: true,

@@ -25,10 +25,6 @@ pub(super) fn har(content: &Content, secrets: Secrets, origin: WallTime, now: Ti
     har.log.version = "1.2".to_owned();
     har.log.creator.name = env!("CARGO_PKG_NAME").to_owned();
     har.log.creator.version = env!("CARGO_PKG_VERSION").to_owned();
-    if redactor.is_full() {
-        har.log.comment = "left out: there were more secrets than can be kept out".to_owned();
-        return har;
-    }
     if content.missed > 0 {
         let missed = content.missed;
         har.log.comment = format!("{missed} further requests were not recorded: there was no room");
@@ -41,6 +37,11 @@ pub(super) fn har(content: &Content, secrets: Secrets, origin: WallTime, now: Ti
             written
         })
         .collect();
+    // Not before: what is too much may show only when all are searched for.
+    if redactor.is_full() {
+        har.log.comment = "left out: there were more secrets than can be kept out".to_owned();
+        har.log.entries.clear();
+    }
     har
 }
 
@@ -105,8 +106,8 @@ fn request(redactor: &mut Redactor, entry: &Entry, artifact_limit: usize) -> Har
             size(sent.len),
         )
     } else if mime_type.starts_with("multipart/") || !sent.is_whole() {
-        let head = &sent.bytes[..file_start(&sent.bytes)];
-        let mut data = HarPostData::whole(&mime_type, head);
+        let head = redactor.bytes(&sent.bytes[..file_start(&sent.bytes)]);
+        let mut data = HarPostData::whole(&mime_type, &head);
         data.sha256 = sent.sha256();
         (Some(data), size(sent.len))
     } else {
