@@ -31,7 +31,7 @@ use crate::adapter::{
     hyper_client::Target,
     hyper_net::{Net, unblock},
     hyper_pool::Connection,
-    hyper_reply::{BUFFER, failure},
+    hyper_reply::{BUFFER, Progress, failure},
     last_word::LastWord,
     options::Options,
     tls::client_config,
@@ -222,7 +222,7 @@ impl<N: Net> Connector<N> {
             .max_buf_size(BUFFER)
             .handshake(LastWord::new(stream))
             .await
-            .map_err(|error| failure(error, None, true, name))?;
+            .map_err(|error| failure(error, None, Progress::Unsent, name))?;
         let (end, ended) = oneshot::channel();
         // Ends when the last sender is dropped.
         self.net.spawn(Box::pin(async move {
