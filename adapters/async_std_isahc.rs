@@ -222,6 +222,8 @@ impl Inner {
             return Ok(client);
         }
         let tls = secure.then(|| certificates.loaded().as_ref());
+        // If this fails, the next call must not take the one with other certificates.
+        lock(self.slot(secure)).take();
         let client = Arc::new(Client::start(tls, &self.options)?);
         *lock(self.slot(secure)) = Some(client.clone());
         Ok(client)
