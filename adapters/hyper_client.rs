@@ -76,8 +76,13 @@ impl<N: Net> Client<N> {
                     Either::Left((Ok(reply), _)) => (Ok(reply), Some(connection), None),
                     Either::Left((Err(error), _)) => {
                         // Without its sender the connection ends, and says why.
-                        let Connection { sender, ended, .. } = connection;
-                        drop(sender);
+                        let Connection {
+                            sender,
+                            alive,
+                            ended,
+                            ..
+                        } = connection;
+                        drop((sender, alive));
                         let cause = match error.error().is_canceled() {
                             true => ended.await.ok().flatten(),
                             false => None,

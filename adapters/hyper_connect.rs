@@ -40,6 +40,9 @@ use crate::adapter::{
 /// How long one address of a host has before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// How long a connection that nobody uses any more may take to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// The bound of a proxy's reply to the request for a tunnel, in bytes.
 const MAX_TUNNEL_REPLY: usize = 16 * 1024;
 
@@ -229,12 +232,26 @@ impl<N: Net> Connector<N> {
             .await
             .map_err(|error| failure(error, None, Progress::Unsent, name))?;
         let (end, ended) = oneshot::channel();
-        // Ends when the last sender is dropped.
+        let (alive, gone) = oneshot::channel();
+        let net = self.net.clone();
+        // Ends when the last sender is dropped, but over TLS not if the server takes nothing: what
+        // was encrypted is to be written ahead of the farewell.
         self.net.spawn(Box::pin(async move {
-            let _ = end.send(exchanges.await.err());
+            let over = match future::select(exchanges, gone).await {
+                Either::Left((over, _)) => over,
+                Either::Right((_, exchanges)) => {
+                    let late = net.sleep_until(net.now() + FAREWELL);
+                    match future::select(exchanges, late).await {
+                        Either::Left((over, _)) => over,
+                        Either::Right(_) => Ok(()),
+                    }
+                }
+            };
+            let _ = end.send(over.err());
         }));
         Ok(Connection {
             sender,
+            alive,
             ended,
             since: self.net.now(),
         })
