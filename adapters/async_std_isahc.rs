@@ -20,7 +20,7 @@ use async_std::task;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{AsyncRead, AsyncReadExt, FutureExt, StreamExt, future::BoxFuture, stream};
 use http::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
@@ -222,6 +222,8 @@ impl Inner {
             return Ok(client);
         }
         let tls = secure.then(|| certificates.loaded().as_ref());
+        // If this fails, the next call must not take the one with other certificates.
+        lock(self.slot(secure)).take();
         let client = Arc::new(Client::start(tls, &self.options)?);
         *lock(self.slot(secure)) = Some(client.clone());
         Ok(client)
@@ -418,8 +420,9 @@ fn reply_for(
         return Ok(Response::from_parts(head, Body::Empty));
     }
     // To libcurl the end of the connection is the end of the head as well. A server that ends a
-    // body like that says so.
+    // body like that says so, or knows no other way.
     if len.is_none()
+        && head.version != Version::HTTP_10
         && !head.headers.contains_key(TRANSFER_ENCODING)
         && !head.headers.contains_key(CONNECTION)
     {

@@ -23,7 +23,7 @@ use crate::adapter::{
     hyper_connect::Connector,
     hyper_net::Net,
     hyper_pool::{Connection, Place, Pool},
-    hyper_reply::{failure, reply_body},
+    hyper_reply::{Progress, failure, reply_body},
     options::Options,
     proxy::{Proxies, Proxy},
 };
@@ -76,8 +76,13 @@ impl<N: Net> Client<N> {
                     Either::Left((Ok(reply), _)) => (Ok(reply), Some(connection), None),
                     Either::Left((Err(error), _)) => {
                         // Without its sender the connection ends, and says why.
-                        let Connection { sender, ended, .. } = connection;
-                        drop(sender);
+                        let Connection {
+                            sender,
+                            alive,
+                            ended,
+                            ..
+                        } = connection;
+                        drop((sender, alive));
                         let cause = match error.error().is_canceled() {
                             true => ended.await.ok().flatten(),
                             false => None,
@@ -105,8 +110,13 @@ impl<N: Net> Client<N> {
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
                     unsent => {
+                        let progress = match unsent {
+                            Some(_) => Progress::Unsent,
+                            None if reused => Progress::Later,
+                            None => Progress::First,
+                        };
                         let error = error.into_error();
-                        return Err(failure(error, cause, unsent.is_some(), &name));
+                        return Err(failure(error, cause, progress, &name));
                     }
                 },
             }

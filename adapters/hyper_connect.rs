@@ -26,12 +26,12 @@ use rustls::{ClientConfig, pki_types::ServerName};
 
 use crate::adapter::{
     AdapterError, TransportError, TransportErrorKind,
-    certificates::Certificates,
+    certificates::{Certificates, Loaded},
     common::Name,
     hyper_client::Target,
     hyper_net::{Net, unblock},
     hyper_pool::Connection,
-    hyper_reply::{BUFFER, failure},
+    hyper_reply::{BUFFER, Progress, failure},
     last_word::LastWord,
     options::Options,
     tls::client_config,
@@ -39,6 +39,9 @@ use crate::adapter::{
 
 /// How long one address of a host has before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long a connection that nobody uses any more may take to end.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The bound of a proxy's reply to the request for a tunnel, in bytes.
 const MAX_TUNNEL_REPLY: usize = 16 * 1024;
@@ -66,13 +69,18 @@ impl Tls {
     }
 
     /// With certificates as they are now. Blocking.
-    fn fresh_config(&self) -> Result<Arc<ClientConfig>, Box<dyn Error + Send + Sync>> {
+    fn fresh_config(
+        &self,
+        set_up: impl FnOnce(&Loaded) -> Result<ClientConfig, Box<dyn Error + Send + Sync>>,
+    ) -> Result<Arc<ClientConfig>, Box<dyn Error + Send + Sync>> {
         let mut certificates = lock(&self.certificates);
         let changed = certificates.refresh();
         if let Some(config) = self.config().filter(|_| !changed) {
             return Ok(config);
         }
-        let config = Arc::new(client_config(certificates.loaded())?);
+        // If this fails, the next call must not take the one with other certificates.
+        lock(&self.config).take();
+        let config = Arc::new(set_up(certificates.loaded())?);
         *lock(&self.config) = Some(config.clone());
         Ok(config)
     }
@@ -205,7 +213,7 @@ impl<N: Net> Connector<N> {
             return Ok(config);
         }
         let tls = self.tls.clone();
-        let config = unblock(&self.net, move || tls.fresh_config());
+        let config = unblock(&self.net, move || tls.fresh_config(client_config));
         let config = config.await.unwrap_or_else(|lost| Err(lost.into()));
         config.map_err(|error| {
             let detail = format!("TLS could not be set up for {name}");
@@ -222,14 +230,28 @@ impl<N: Net> Connector<N> {
             .max_buf_size(BUFFER)
             .handshake(LastWord::new(stream))
             .await
-            .map_err(|error| failure(error, None, true, name))?;
+            .map_err(|error| failure(error, None, Progress::Unsent, name))?;
         let (end, ended) = oneshot::channel();
-        // Ends when the last sender is dropped.
+        let (alive, gone) = oneshot::channel();
+        let net = self.net.clone();
+        // Ends when the last sender is dropped, but over TLS not if the server takes nothing: what
+        // was encrypted is to be written ahead of the farewell.
         self.net.spawn(Box::pin(async move {
-            let _ = end.send(exchanges.await.err());
+            let over = match future::select(exchanges, gone).await {
+                Either::Left((over, _)) => over,
+                Either::Right((_, exchanges)) => {
+                    let late = net.sleep_until(net.now() + FAREWELL);
+                    match future::select(exchanges, late).await {
+                        Either::Left((over, _)) => over,
+                        Either::Right(_) => Ok(()),
+                    }
+                }
+            };
+            let _ = end.send(over.err());
         }));
         Ok(Connection {
             sender,
+            alive,
             ended,
             since: self.net.now(),
         })
@@ -311,4 +333,34 @@ async fn read_byte(stream: &mut (impl rt::Read + Unpin)) -> io::Result<Option<u8
     })
     .await?;
     Ok(buffer.filled().first().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::options::AdapterBuilder;
+
+    #[test]
+    fn old_certificates_are_gone_though_new_ones_fail_at_first() {
+        let authority = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::default();
+            params.self_signed(&key).unwrap().pem()
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, authority()).unwrap();
+        let builder = AdapterBuilder::<()>::new()
+            .system_roots(false)
+            .ca_file(file.path());
+        let tls = Tls {
+            certificates: Mutex::new(Certificates::load(&builder.options).unwrap()),
+            config: Mutex::default(),
+        };
+        let old = tls.fresh_config(client_config).unwrap();
+        assert!(Arc::ptr_eq(&old, &tls.fresh_config(client_config).unwrap()));
+        std::fs::write(&file, authority()).unwrap();
+        tls.fresh_config(|_| Err("not now".into())).unwrap_err();
+        let new = tls.fresh_config(client_config).unwrap();
+        assert!(!Arc::ptr_eq(&old, &new));
+    }
 }

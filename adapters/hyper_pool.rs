@@ -23,6 +23,8 @@ pub(super) type Place = Arc<str>;
 /// A connection, and the end of the task that serves it.
 pub(super) struct Connection {
     pub(super) sender: SendRequest<Outgoing>,
+    /// Tells the task when this is dropped.
+    pub(super) alive: oneshot::Sender<()>,
     /// Why it ended.
     pub(super) ended: oneshot::Receiver<Option<hyper::Error>>,
     pub(super) since: Time,

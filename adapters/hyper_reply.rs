@@ -36,12 +36,23 @@ pub(super) fn reply_body(incoming: Incoming, name: Name) -> Body {
     }
 }
 
-/// Why there is no reply on a connection that there was; `unsent` if no byte of the request was
-/// written to it. `cause` is what ended the connection, if that is known.
+/// How far a request came on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// No byte of it was written.
+    Unsent,
+    /// It is the first one on its connection.
+    First,
+    /// The server has answered others before it.
+    Later,
+}
+
+/// Why there is no reply on a connection that there was. `cause` is what ended the connection, if
+/// that is known.
 pub(super) fn failure(
     error: hyper::Error,
     cause: Option<hyper::Error>,
-    unsent: bool,
+    progress: Progress,
     name: &Name,
 ) -> TransportError {
     use TransportErrorKind::{Body, Broken, Tls};
@@ -52,10 +63,12 @@ pub(super) fn failure(
     };
     let (kind, maybe_delivered, what) = if find::<BodyError>(&error).is_some() {
         (Body, true, "the body could not be read for")
-    } else if find::<rustls::Error>(&error).is_some_and(ends_handshake) {
+    } else if progress != Progress::Later
+        && find::<rustls::Error>(&error).is_some_and(ends_handshake)
+    {
         // In TLS 1.3 the server refuses our side when ours is long done.
         (Tls, false, "the server refused TLS for")
-    } else if unsent {
+    } else if progress == Progress::Unsent {
         (Broken, false, "the connection was closed ahead of")
     } else {
         (Broken, true, "there is no usable reply to")
@@ -80,7 +93,76 @@ pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use futures::{executor::block_on, future::join};
+    use http::Request;
+    use hyper::{client::conn::http1, rt};
+
     use super::*;
+    use crate::adapter::TransportErrorKind::{Broken, Tls};
+
+    /// Takes what is written, and refuses TLS then.
+    #[derive(Default)]
+    struct Refusing {
+        was_written: bool,
+    }
+
+    impl rt::Read for Refusing {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            _: rt::ReadBufCursor<'_>,
+        ) -> Poll<io::Result<()>> {
+            if !self.was_written {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let alert = rustls::AlertDescription::AccessDenied;
+            let alert = rustls::Error::AlertReceived(alert);
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, alert)))
+        }
+    }
+
+    impl rt::Write for Refusing {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.was_written = true;
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_answered_may_have_read_what_it_refuses() {
+        for (progress, kind, maybe_delivered) in [
+            (Progress::First, Tls, false),
+            (Progress::Later, Broken, true),
+        ] {
+            let (sender, exchanges) = block_on(http1::handshake(Refusing::default())).unwrap();
+            let mut sender = sender;
+            let request = Request::builder().uri("/").body(Body::Empty).unwrap();
+            let name = Name::of(&request);
+            let request = request.map(|_| http_body_util::Empty::<bytes::Bytes>::new());
+            let (reply, _) = block_on(join(sender.send_request(request), exchanges));
+            let error = failure(reply.unwrap_err(), None, progress, &name);
+            let found = (error.kind(), error.maybe_delivered());
+            assert_eq!(found, (kind, maybe_delivered), "{error:?}");
+        }
+    }
 
     #[test]
     fn an_error_is_found_inside_an_io_error() {

@@ -113,7 +113,8 @@ impl<A> AdapterBuilder<A> {
     }
 
     /// The hosts that need no proxy, instead of those in `NO_PROXY` (or `no_proxy`): names (of
-    /// domains, too), addresses and networks (`10.0.0.0/8`) with commas in between; `*` for all.
+    /// domains, too), addresses and networks (`10.0.0.0/8`) with commas in between; `*` for all. A
+    /// name or address may end in a port, as in `host:8080`.
     pub fn no_proxy(mut self, hosts: impl Into<String>) -> Self {
         self.options.no_proxy = Some(hosts.into());
         self

@@ -18,6 +18,8 @@ pub(super) enum Choice {
 /// The proxies for all that may be sent.
 pub(super) struct Proxies {
     matcher: Matcher,
+    /// What needs no proxy on one port only, which the matcher knows nothing of.
+    spared_ports: Vec<(u16, Matcher)>,
     http: Option<Uri>,
     https: Option<Uri>,
     /// As GitLab's own runner has it: what the environment says is not about this machine.
@@ -66,13 +68,26 @@ impl Proxies {
         };
         let no_proxy = options.no_proxy.clone();
         let no_proxy = no_proxy.or_else(|| of_environment("NO_PROXY"));
+        let no_proxy = no_proxy.unwrap_or_default();
+        let mut spared = Vec::new();
+        let mut spared_ports = Vec::new();
+        for part in no_proxy.split(',') {
+            match spared_hosts(part) {
+                (hosts, Some(port)) => {
+                    let all = Matcher::builder().all("http://any.proxy");
+                    spared_ports.push((port, all.no(hosts).build()));
+                }
+                (hosts, None) => spared.push(hosts),
+            }
+        }
         let text = |uri: &Option<Uri>| uri.as_ref().map_or_else(String::new, Uri::to_string);
         Ok(Self {
             matcher: Matcher::builder()
                 .http(text(&http))
                 .https(text(&https))
-                .no(no_proxy.unwrap_or_default())
+                .no(spared.join(","))
                 .build(),
+            spared_ports,
             http,
             https,
             spares_loopback: matches!(options.proxy, Choice::Environment),
@@ -81,6 +96,7 @@ impl Proxies {
 
     /// The one on the way to this URI.
     pub(super) fn on_the_way(&self, uri: &Uri) -> Option<Proxy> {
+        let uri = &without_final_dot(uri);
         let given = match uri.scheme_str() {
             Some("https") => self.https.as_ref(),
             _ => self.http.as_ref(),
@@ -89,6 +105,16 @@ impl Proxies {
             return None;
         }
         let found = self.matcher.intercept(uri)?;
+        let default = if uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        let port = uri.port_u16().unwrap_or(default);
+        let mut spared = self.spared_ports.iter();
+        if spared.any(|(of, hosts)| *of == port && hosts.intercept(uri).is_none()) {
+            return None;
+        }
         #[cfg(not(feature = "async-std"))]
         let _ = given;
         Some(Proxy {
@@ -122,6 +148,43 @@ fn parse(url: &str, origin: &str) -> Result<Uri, AdapterError> {
         return Err(failed("there is no host in it"));
     }
     Ok(uri)
+}
+
+/// A part of `NO_PROXY` as the matcher has it, and the port that it is about: what GitLab's own
+/// runner takes besides are `*.host`, `host:port` and brackets around an IPv6 address.
+fn spared_hosts(part: &str) -> (&str, Option<u16>) {
+    let part = part.trim();
+    let (host, port) = match part.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (part, None),
+        },
+        _ => (part, None),
+    };
+    let host = host.trim_matches(['[', ']']);
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let host = match host.strip_prefix('*') {
+        Some(domain) if domain.starts_with('.') => domain,
+        _ => host,
+    };
+    (host, port)
+}
+
+/// `host.` is `host`.
+fn without_final_dot(uri: &Uri) -> Uri {
+    let shortened = || {
+        let host = uri.host()?.strip_suffix('.')?;
+        let authority = match uri.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let shortened = Uri::builder()
+            .scheme(uri.scheme_str()?)
+            .authority(authority)
+            .path_and_query("/");
+        shortened.build().ok()
+    };
+    shortened().unwrap_or_else(|| uri.clone())
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -189,6 +252,39 @@ mod tests {
         assert_eq!(on_the_way(&given, "http://b.test"), None);
         let direct = proxies(AdapterBuilder::new().without_proxy(), &variables).unwrap();
         assert_eq!(on_the_way(&direct, "http://a.test"), None);
+    }
+
+    #[test]
+    fn hosts_that_need_no_proxy() {
+        let hosts =
+            "*.corp.test, gitlab.test:8080,10.0.0.5:80, [fd00::1]:443,fd00::2,[fd00::3], c.test.";
+        let builder = AdapterBuilder::new().proxy("http://mine:3").no_proxy(hosts);
+        let given = proxies(builder, &[]).unwrap();
+        for direct in [
+            "http://git.corp.test",
+            "http://git.corp.test.:81/x",
+            "https://gitlab.test:8080",
+            "http://gitlab.test.:8080",
+            "http://10.0.0.5",
+            "https://[fd00::1]",
+            "http://[fd00::2]:81",
+            "http://[fd00::3]",
+            "http://c.test",
+        ] {
+            assert_eq!(on_the_way(&given, direct), None, "{direct}");
+        }
+        for other in [
+            "http://mycorp.test",
+            "http://gitlab.test",
+            "https://10.0.0.5",
+            "http://10.0.0.6",
+            "http://[fd00::1]",
+        ] {
+            assert!(on_the_way(&given, other).is_some(), "{other}");
+        }
+        let variables = [("HTTP_PROXY", "http://one:1")];
+        let environment = proxies(AdapterBuilder::new(), &variables).unwrap();
+        assert_eq!(on_the_way(&environment, "http://localhost."), None);
     }
 
     #[cfg(any(feature = "tokio", feature = "smol"))]

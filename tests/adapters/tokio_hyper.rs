@@ -1,12 +1,31 @@
 //! The adapter on tokio and hyper.
 
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use futures::{
+    StreamExt,
+    future::{self, Either},
+    stream,
+};
 use gitlab_runner::{
     JobHandler, JobResult, Phase, Runner,
     adapter::{
-        TokioHyper,
+        Adapter, Body, TokioHyper,
         conformance::{self, support::*},
     },
-    mock::http::Loopback,
+    mock::http::{Loopback, ServerTls},
+};
+use rustls::{
+    ServerConfig, ServerConnection,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
 use crate::{options::for_each_option, runner, subjects::OnTokio};
@@ -67,4 +86,73 @@ async fn no_task_is_left_behind() {
         }
     })
     .await;
+}
+
+/// Over TLS, a farewell has to wait for what the server does not take.
+#[tokio::test]
+async fn no_task_waits_for_a_server_that_reads_nothing() {
+    let ours = Authority::new("ours");
+    // In this order the server ends ahead of who waits for it.
+    let (raw, _goes_on) = reads_nothing(ours.server(&["127.0.0.1"]));
+    let adapter = TokioHyper::builder().ca_pem(ours.pem()).build().unwrap();
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = sent.clone();
+    let chunks = stream::repeat_with(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Ok(vec![0; 64 * 1024].into())
+    });
+    let url = format!("https://127.0.0.1:{}/", raw.port());
+    let body = Body::Stream {
+        len: None,
+        chunks: chunks.boxed(),
+    };
+    bounded(async {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let full = async {
+            let (mut last, mut same) = (0, 0);
+            while last == 0 || same < 10_000 {
+                tokio::task::yield_now().await;
+                let now = sent.load(Ordering::SeqCst);
+                same = if now == last { same + 1 } else { 0 };
+                last = now;
+            }
+        };
+        let request = adapter.send(request("POST", &url, body));
+        if let Either::Left(_) = future::select(request, pin!(full)).await {
+            panic!("the server has answered");
+        }
+        assert_ne!(metrics.num_alive_tasks(), 0, "there was no connection");
+        // From now on time passes when there is nothing else to do.
+        tokio::time::pause();
+        while metrics.num_alive_tasks() > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await;
+}
+
+/// A server that shakes hands and then does nothing until the sender is dropped.
+fn reads_nothing(tls: ServerTls) -> (Raw, mpsc::Sender<()>) {
+    let chain = CertificateDer::pem_slice_iter(&tls.cert_chain_pem);
+    let config =
+        ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                chain.collect::<Result<_, _>>().unwrap(),
+                PrivateKeyDer::from_pem_slice(&tls.key_pem).unwrap(),
+            )
+            .unwrap();
+    let config = Arc::new(config);
+    let (goes_on, over) = mpsc::channel();
+    let over = Mutex::new(over);
+    let raw = Raw::start(move |mut stream| {
+        let mut tls = ServerConnection::new(config.clone()).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).unwrap();
+        }
+        let _ = over.lock().unwrap().recv_timeout(LIMIT);
+    });
+    (raw, goes_on)
 }

@@ -136,6 +136,7 @@ macro_rules! adapter_conformance {
             transfers:
                 a_redirect_is_the_callers_to_follow
                 nothing_is_unpacked
+                an_old_servers_body_ends_with_its_connection
                 replies_without_a_body
                 a_body_is_announced_as_what_it_is
                 a_large_request_is_read_as_it_is_sent

@@ -47,6 +47,20 @@ pub async fn nothing_is_unpacked(subject: &dyn Subject) {
     assert_eq!(collect(reply.into_body()).await.unwrap(), b"packed");
 }
 
+/// HTTP/1.0 has no other way to end a body of unknown length, and need not say so.
+pub async fn an_old_servers_body_ends_with_its_connection(subject: &dyn Subject) {
+    let raw = Raw::start(|mut stream| {
+        if read_head(&mut stream).is_some() {
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nold").unwrap();
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            drain(&mut stream);
+        }
+    });
+    let adapter = subject.adapter(&[]);
+    let reply = get(&*adapter, &raw.url("/")).await.unwrap();
+    assert_eq!(collect(reply.into_body()).await.unwrap(), b"old");
+}
+
 pub async fn replies_without_a_body(subject: &dyn Subject) {
     let raw = Raw::start(|mut stream| {
         while let Some(head) = read_head(&mut stream) {
