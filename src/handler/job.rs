@@ -276,6 +276,7 @@ impl Job {
     /// Fires when what runs now is to end: the making of the handler, in which nothing else tells of
     /// a cancel, or the current step, where it is the token that a
     /// [`CancellableJobHandler`](crate::CancellableJobHandler) is given. Each step has one of its own.
+    /// It fires too once the step was dropped, for threads and tasks that still work for it.
     ///
     /// Who makes a handler for long should look at it: no step follows once it has fired, and after
     /// ten minutes the closure's future is dropped.

@@ -155,23 +155,22 @@ impl JobLog {
 
     /// Writes a line of the runner, on a line of its own; kept if there is no spool yet.
     pub(crate) fn note(&self, line: String) {
-        let start = match &mut *lock(&self.inner) {
-            Inner::Early(early) => {
-                early.push(line);
-                return;
-            }
-            // With timestamps the runner has lines of its own.
-            Inner::Open {
-                at_line_start: false,
-                spool,
-                ..
-            } if !spool.has_timestamps() => "\n",
-            _ => "",
+        let in_memory = {
+            let mut inner = lock(&self.inner);
+            let start = match &mut *inner {
+                Inner::Early(early) => return early.push(line),
+                // With timestamps the runner has lines of its own.
+                Inner::Open {
+                    at_line_start: false,
+                    spool,
+                    ..
+                } if !spool.has_timestamps() => "\n",
+                _ => "",
+            };
+            let parts = [start.as_bytes(), line.as_bytes(), b"\n"];
+            self.append(&mut inner, TraceStream::Runner, &parts)
         };
-        self.write_all(
-            TraceStream::Runner,
-            &[start.as_bytes(), line.as_bytes(), b"\n"],
-        );
+        self.appended(in_memory);
     }
 
     /// Writes a line of the runner as GitLab's own runner would colour it.
@@ -319,30 +318,41 @@ impl JobLog {
     }
 
     fn write_all(&self, stream: TraceStream, parts: &[&[u8]]) {
-        let in_memory = {
-            let mut inner = lock(&self.inner);
-            let Inner::Open {
-                spool,
-                batch,
-                at_line_start,
-            } = &mut *inner
-            else {
-                return;
-            };
-            if let Some(last) = parts.iter().rev().find_map(|part| part.last()) {
-                // Behind the marker of a section GitLab's viewer begins a line.
-                let marker = parts
-                    .last()
-                    .is_some_and(|part| part.ends_with(b"\r\x1b[0K"));
-                *at_line_start = *last == b'\n' || marker;
-            }
-            if spool.has_timestamps() {
-                // Where a write ends makes a difference there.
-                spool.write_from(stream, &parts.concat(), (self.clock)());
-            } else {
-                parts.iter().for_each(|part| add(part, batch, spool));
-            }
-            spool.in_memory() + batch.len() as u64
+        let in_memory = self.append(&mut lock(&self.inner), stream, parts);
+        self.appended(in_memory);
+    }
+
+    /// How much is in memory then, if it takes anything.
+    fn append(&self, inner: &mut Inner, stream: TraceStream, parts: &[&[u8]]) -> Option<u64> {
+        let Inner::Open {
+            spool,
+            batch,
+            at_line_start,
+        } = inner
+        else {
+            return None;
+        };
+        if let Some(last) = parts.iter().rev().find_map(|part| part.last()) {
+            // Behind the marker of a section GitLab's viewer begins a line.
+            let marker = parts
+                .last()
+                .is_some_and(|part| part.ends_with(b"\r\x1b[0K"));
+            *at_line_start = *last == b'\n' || marker;
+        }
+        if spool.has_timestamps() {
+            // Where a write ends makes a difference there.
+            spool.write_from(stream, &parts.concat(), (self.clock)());
+        } else {
+            parts.iter().for_each(|part| add(part, batch, spool));
+        }
+        // Without the batch, which cannot be stored.
+        Some(spool.in_memory())
+    }
+
+    /// Tells of it, and stores what is too much.
+    fn appended(&self, in_memory: Option<u64>) {
+        let Some(in_memory) = in_memory else {
+            return;
         };
         if self.wake() {
             (self.tell)(LogNews::Grew);
@@ -421,6 +431,30 @@ mod tests {
         let (log, _) = written(dir.path().to_owned());
         assert!(in_memory(&log) < MOST, "{}", in_memory(&log));
         assert_eq!(log.mark().len, 10 << 20);
+    }
+
+    #[test]
+    fn a_line_of_the_runner_begins_a_line_whoever_writes_at_the_same_time() {
+        let log = JobLog::new(
+            JobId(1),
+            PathBuf::new(),
+            Box::new(WallTime::default),
+            |_| (),
+        );
+        log.open(TraceSpool::new(Masker::none(), u64::MAX));
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..5_000).for_each(|_| log.write(TraceStream::Stdout, b"x")));
+            scope.spawn(|| (0..5_000).for_each(|_| log.note("note".to_owned())));
+        });
+        let end = log.finish().len;
+        let text = match &mut *lock(&log.inner) {
+            Inner::Finished { spool, .. } => spool.read(0..end).unwrap().concat(),
+            _ => unreachable!(),
+        };
+        let text = String::from_utf8(text).unwrap();
+        let notes = text.lines().filter(|line| line.contains("note"));
+        assert_eq!(notes.clone().count(), 5_000);
+        assert!(notes.clone().all(|line| line == "note"), "{text}");
     }
 
     #[test]

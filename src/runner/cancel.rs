@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use crate::machine::CancelMode;
 
 /// The tokens of one thing that a task does: the user's code sees the first, and is dropped at the
-/// second.
+/// second, which then fires the first as well.
 #[derive(Clone, Default)]
 pub(super) struct Cancel {
     pub(super) graceful: CancellationToken,

@@ -19,7 +19,6 @@ use futures::{
     channel::mpsc,
     future::{Either, select},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     blocking::Blocking,
@@ -217,7 +216,7 @@ impl Task {
         } = self;
         let log = Arc::clone(&duty.log);
         let scope = Scope::new(duty.job, Arc::clone(&log), &context);
-        let state = Arc::new(JobState::new(cancel.graceful));
+        let state = Arc::new(JobState::new(cancel.graceful.clone()));
         let life = state.life();
 
         // Before the log, since masked variables may refer to it.
@@ -236,7 +235,7 @@ impl Task {
                     Arc::clone(&adapter),
                     fetch,
                 );
-                make_handler(&scope, &log, &state, make, job, &cancel.forced).await
+                make_handler(&scope, &log, &state, make, job, &cancel).await
             }
             Err(error) => {
                 // Nothing of the user's will run, so it goes here already.
@@ -271,7 +270,7 @@ impl Task {
                     let script = variables.lines_of(&name, script);
                     state.begin_step(name, cancel.graceful.clone());
                     let step = async { handler.step(&script, phase, &cancel.graceful).await };
-                    let ended = supervise(&scope, &cancel.forced, step).await;
+                    let ended = supervise(&scope, &cancel, step).await;
                     let result = step_result(&log, &state, ended);
                     let trace = log.mark();
                     duty.answer(JobInput::StepFinished { result, trace });
@@ -289,7 +288,7 @@ impl Task {
                         packing,
                     };
                     let collect = async { handler.collect(collector).await };
-                    let ended = supervise(&scope, &cancel.forced, collect).await;
+                    let ended = supervise(&scope, &cancel, collect).await;
                     let outcome = collected(&log, &packed, artifact, ended);
                     duty.answer(JobInput::Collected { artifact, outcome });
                 }
@@ -298,7 +297,7 @@ impl Task {
                     state.end_steps();
                     packed.clear(&slow);
                     let cleanup = async { handler.cleanup().await };
-                    let ended = supervise(&scope, &cancel.forced, cleanup).await;
+                    let ended = supervise(&scope, &cancel, cleanup).await;
                     match ended {
                         Ended::Done(()) => {}
                         Ended::Panicked(panic) => {
@@ -327,12 +326,12 @@ async fn make_handler(
     state: &JobState,
     make: Make,
     job: Job,
-    forced: &CancellationToken,
+    cancel: &Cancel,
 ) -> Result<Box<dyn Handler>, Failure> {
     // Called inside of the future, since it is the user's code as well.
     let making = async move { make(job).await };
     let system = || Failure::new(FailureReason::RunnerSystemFailure);
-    match supervise(scope, forced, making).await {
+    match supervise(scope, cancel, making).await {
         Ended::Done(Ok(handler)) => Ok(handler),
         // The machine knows better why.
         Ended::Done(Err(())) if state.cancel_token().is_cancelled() => {
@@ -426,21 +425,22 @@ fn fetch(options: &Options, job: JobId) -> Fetch {
 }
 
 /// Runs the user's code on behalf of the job, until it ends, panics, or is to be dropped.
-async fn supervise<F: Future>(
-    scope: &Scope,
-    forced: &CancellationToken,
-    work: F,
-) -> Ended<F::Output> {
+async fn supervise<F: Future>(scope: &Scope, cancel: &Cancel, work: F) -> Ended<F::Output> {
     let mut work = AssertUnwindSafe(scope.wrap(work)).catch_unwind();
     let ended = {
-        let cancelled = std::pin::pin!(forced.cancelled());
+        let cancelled = std::pin::pin!(cancel.forced.cancelled());
         match select(&mut work, cancelled).await {
             Either::Left((Ok(output), _)) => Ended::Done(output),
             Either::Left((Err(panic), _)) => Ended::Panicked(words(panic)),
             Either::Right(((), _)) => Ended::Dropped,
         }
     };
-    match panic::catch_unwind(AssertUnwindSafe(|| drop(work))) {
+    let dropped = panic::catch_unwind(AssertUnwindSafe(|| drop(work)));
+    if matches!(ended, Ended::Dropped) {
+        // Threads and tasks of the user may still look at it.
+        cancel.graceful.cancel();
+    }
+    match dropped {
         Ok(()) => ended,
         Err(panic) => Ended::Panicked(words(panic)),
     }

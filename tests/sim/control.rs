@@ -107,6 +107,37 @@ fn a_job_that_ended_at_gitlab_is_cleaned_up() {
 }
 
 #[test]
+fn what_works_on_for_a_dropped_step_hears_of_its_end() {
+    let world = World::new(37);
+    let heard = Arc::new(AtomicUsize::new(0));
+    let job = world.enqueue(spec());
+    let mut runner = world.runner();
+    world.sim.block_on(async {
+        let count = Arc::clone(&heard);
+        let process = |job| async {
+            Ok(Steps::new(job, move |job, _| {
+                let (token, count) = (job.cancel_token(), Arc::clone(&count));
+                async move {
+                    job.spawn(async move {
+                        token.cancelled().await;
+                        count.fetch_add(1, Ordering::Relaxed);
+                    });
+                    job.sleep(7200 * SECOND).await;
+                    Ok(())
+                }
+            }))
+        };
+        assert!(runner.request_job(process).await.unwrap());
+        world.sim.sleep(10 * SECOND).await;
+        assert_eq!(heard.load(Ordering::Relaxed), 0);
+        // Nothing tells the job of it before.
+        world.gitlab.with(|gitlab, _| gitlab.force_cancel(job));
+        runner.drain().await;
+    });
+    assert_eq!(heard.load(Ordering::Relaxed), 1);
+}
+
+#[test]
 fn a_cancelled_job_that_does_not_end_is_dropped() {
     let report = cancelled(22, 7200 * SECOND, |world, job| {
         world.gitlab.with(|gitlab, _| gitlab.cancel(job));

@@ -68,7 +68,12 @@ pub(crate) async fn make(job: Job, page: Page, stage: Arc<Stage>) -> Result<Trou
     let made = actor.end(&making.end).await;
     guard.disarm();
     drop(guard);
-    actor.note(Entry::Made(made.is_ok()));
+    actor.note(match made {
+        Ok(()) => Entry::Made,
+        Err(()) => Entry::NotMade {
+            told: actor.job.cancel_token().is_cancelled(),
+        },
+    });
     made?;
     actor.made = true;
     Ok(match actor.plan().manner {

@@ -155,11 +155,21 @@ impl Judge<'_> {
         let aborted = self.outer.aborted.filter(|it| *it <= at);
         let late = self.deadline <= at;
         match entry {
-            Entry::Made(_) | Entry::Panics(_) if late || aborted.is_some() => {
+            Entry::Made | Entry::NotMade { .. } | Entry::Panics(_) if late || aborted.is_some() => {
                 Err(format!("the handler is made at {at}, after the job's end"))
             }
-            Entry::Made(true) => Ok(Some(at)),
-            Entry::Made(false) => {
+            Entry::Made => Ok(Some(at)),
+            Entry::NotMade { told: true } => {
+                if self.outer.canceling.is_none_or(|it| it > at) && !self.is_gone(at) {
+                    return Err(format!("the making was stopped before {at} for no reason"));
+                }
+                self.failure = Some(system());
+                let text = "Job failed: canceled";
+                self.story.behind.push((number, error(text)));
+                Ok(None)
+            }
+            Entry::NotMade { told: false } => {
+                self.hears(false, None, begun, at)?;
                 let (failure, text) = match &self.plan.making.end {
                     End::FailWith(failure) => (failure.clone(), "Job failed"),
                     _ => (system(), "Job failed (system failure)"),

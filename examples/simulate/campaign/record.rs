@@ -29,8 +29,12 @@ pub(crate) struct Notes {
 pub(crate) enum Entry {
     /// Given to the log.
     Wrote(Bytes),
-    /// The handler is there, or cannot be made.
-    Made(bool),
+    /// The handler is there.
+    Made,
+    /// It cannot be made; `told`: it had heard of a cancel by then.
+    NotMade {
+        told: bool,
+    },
     MakingDropped,
     Begun(usize),
     /// Its step has heard that it is to stop.

@@ -40,15 +40,21 @@ fn one_job(plan: &Plan, seen: &[&Seen]) -> Vec<(Time, String)> {
     let slack = plan.slowest();
     let mut over: Option<(Time, &str)> = None;
     let mut pause: Option<(Time, &Seen)> = None;
-    // Who is given a job once more asks whether it may have it.
+    // Who is given a job once more asks whether it may have it, and gives it back if nobody says.
     let again = plan.parts.contains("weather-Again");
+    let mut unanswered = false;
     for seen in seen {
-        let asks = again && seen.state.as_deref() == Some("running");
+        let state = seen.state.as_deref();
+        let asks = again && (state == Some("running") || unanswered && state == Some("failed"));
+        if asks {
+            unanswered = matches!(seen.answer, None | Some((_, 429 | 500..)));
+        }
         if let Some((at, why)) = over
             && !asks
             && seen.at > at + slack + slack
         {
-            wrong.push((seen.at, format!("{:?} after {why}", seen.what)));
+            let state = seen.state.as_deref().unwrap_or_default();
+            wrong.push((seen.at, format!("{:?} {state} after {why}", seen.what)));
             break;
         }
         if seen.what == What::Upload {
