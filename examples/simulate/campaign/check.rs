@@ -345,7 +345,9 @@ impl Case<'_> {
             let fails = wanted
                 && (matches!(self.job.offer, Offer::Fails)
                     || files.values().any(|it| it.broken)
-                    || artifact.format == Format::Raw && files.len() > 1);
+                    // Also if only one of them is still there when it is to be read.
+                    || artifact.format == Format::Raw
+                        && artifact.matching(&self.job.files).nth(1).is_some());
             due |= fails;
             let possible =
                 wanted && !files.is_empty() && !fails && matches!(self.job.offer, Offer::Ok);

@@ -118,12 +118,17 @@ fn patterns(random: &mut Random, files: &[FilePlan]) -> Vec<String> {
 }
 
 impl ArtifactPlan {
+    /// The files that match it.
+    pub(crate) fn matching<'a>(&self, files: &'a [FilePlan]) -> impl Iterator<Item = &'a FilePlan> {
+        let any = |patterns: &[String], path: &str| patterns.iter().any(|it| fits(it, path));
+        files
+            .iter()
+            .filter(move |file| any(&self.paths, &file.path) && !any(&self.exclude, &file.path))
+    }
+
     /// The files that belong into it, by name.
     pub(crate) fn select<'a>(&self, files: &'a [FilePlan]) -> BTreeMap<&'a str, &'a FilePlan> {
-        let any = |patterns: &[String], path: &str| patterns.iter().any(|it| fits(it, path));
-        let wanted = files.iter().filter(|file| {
-            !file.vanished && any(&self.paths, &file.path) && !any(&self.exclude, &file.path)
-        });
+        let wanted = self.matching(files).filter(|file| !file.vanished);
         wanted.map(|file| (file.path.as_str(), file)).collect()
     }
 
