@@ -316,7 +316,7 @@ impl Server for MockGitlab {
                 Answer::Reply(reply)
             }
             (Processed::Reply(lost), Some(after)) => {
-                self.answered(number, Some(lost.status()), false);
+                self.answered(number, Some(lost.status()), after.delivers());
                 after.apply(lost)
             }
             (Processed::Hold(hold), after) => self.put_on_hold(hold, number, after),

@@ -23,6 +23,7 @@ mod scale;
 mod secrets;
 mod sections;
 mod simulator;
+mod slow_bodies;
 mod start;
 mod transfers;
 mod user_code;

@@ -99,7 +99,8 @@ impl MockGitlab {
         let id = *id;
         let hold = self.holds.remove(&id)?;
         let reply = reply::with(reply::no_content(), POLLING, "yes");
-        self.answered(hold.number, Some(reply.status()), hold.spoil.is_none());
+        let delivered = hold.spoil.as_ref().is_none_or(Spoil::delivers);
+        self.answered(hold.number, Some(reply.status()), delivered);
         let answer = match hold.spoil {
             None => Answer::Reply(reply),
             Some(spoil) => spoil.apply(reply),
