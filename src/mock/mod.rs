@@ -17,6 +17,7 @@ pub use job::{JobSpec, PipelineSpec};
 pub use report::{ArtifactReport, JobReport, JobStatus, RequestRecord, StateChange};
 pub use storage::{ObjectStore, StorageRequest};
 pub use trickle::Trickle;
+pub use variants::{FieldForm, PayloadVariant};
 
 mod artifact;
 mod faults;
@@ -29,6 +30,7 @@ mod random;
 mod report;
 mod storage;
 mod trickle;
+mod variants;
 
 /// An HTTP server as a pure state machine: requests and time in, answers out.
 pub trait Server: Send + 'static {

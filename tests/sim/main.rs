@@ -18,6 +18,7 @@ mod logs;
 mod mishaps;
 mod outages;
 mod outcomes;
+mod payload_variants;
 mod requests;
 mod scale;
 mod secrets;
