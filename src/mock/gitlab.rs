@@ -199,8 +199,8 @@ impl MockGitlab {
     ) -> Processed {
         let reply = match route {
             Route::Register => self.register(params),
-            Route::Unregister => self.unregister(params),
-            Route::UnregisterManager => self.unregister_manager(params),
+            Route::Unregister => self.unregister(request, params),
+            Route::UnregisterManager => self.unregister_manager(request, params),
             Route::ResetToken => self.reset_token(params),
             Route::Discovery => self.discover_router(request),
             Route::Verify => self.verify(params),
