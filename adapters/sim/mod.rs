@@ -80,7 +80,7 @@ use self::executor::{Executor, lock};
 use crate::{
     Time,
     adapter::{Adapter, Body, TransportError, TransportErrorKind},
-    mock::{Answer, HoldId, Server},
+    mock::{Answer, HoldId, Server, Trickle},
 };
 
 /// A simulated world: tasks, servers and a clock. Dropping it drops every task.
@@ -294,7 +294,7 @@ impl World {
         match answer {
             Answer::Reply(response) => {
                 self.travel().await;
-                Ok(reply(response))
+                Ok(self.reply(response))
             }
             Answer::Close | Answer::Hold(_) => Err(TransportError::new(
                 TransportErrorKind::Broken,
@@ -303,25 +303,42 @@ impl World {
             )),
         }
     }
-}
 
-/// What the runner hears of an answer: one whose body is shorter than it says breaks off.
-fn reply(response: Response<Bytes>) -> Response<Body> {
-    let (parts, body) = response.into_parts();
-    let len = parts.headers.get(CONTENT_LENGTH);
-    let len = len.and_then(|len| len.to_str().ok()?.parse().ok());
-    let body = match len {
-        Some(len) if len > body.len() as u64 => {
-            let end = "the server closed the connection in the middle of the reply";
-            let end = io::Error::new(io::ErrorKind::UnexpectedEof, end);
-            Body::Stream {
-                len: Some(len),
-                chunks: stream::iter([Ok(body), Err(end)]).boxed(),
-            }
+    /// What the runner hears of an answer: one whose body is shorter than it says breaks off, and
+    /// one that trickles takes its time.
+    fn reply(&self, response: Response<Bytes>) -> Response<Body> {
+        let (mut parts, body) = response.into_parts();
+        let len = body.len() as u64;
+        let claimed = parts.headers.get(CONTENT_LENGTH);
+        let claimed = claimed.and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
+        let longer = claimed.filter(|claimed| *claimed > len);
+        let trickle = parts.extensions.remove::<Trickle>();
+        let trickle = trickle.filter(|_| !body.is_empty());
+        if trickle.is_none() && longer.is_none() {
+            return Response::from_parts(parts, Body::Full(body));
         }
-        _ => Body::Full(body),
-    };
-    Response::from_parts(parts, body)
+        let trickle = trickle.unwrap_or(Trickle::new(body.len(), Duration::ZERO));
+        let executor = Arc::clone(&self.executor);
+        let sent = stream::iter(trickle.pieces(body)).then(move |piece| {
+            let executor = Arc::clone(&executor);
+            async move {
+                if !trickle.every.is_zero() {
+                    let due = executor.now() + trickle.every;
+                    executor.sleep_until(due).await;
+                }
+                Ok(piece)
+            }
+        });
+        let end = longer.map(|_| {
+            let end = "the server closed the connection in the middle of the reply";
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, end))
+        });
+        let body = Body::Stream {
+            len: Some(longer.unwrap_or(len)),
+            chunks: sent.chain(stream::iter(end)).boxed(),
+        };
+        Response::from_parts(parts, body)
+    }
 }
 
 async fn collect(body: Body) -> Result<Bytes, TransportError> {

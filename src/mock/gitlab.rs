@@ -199,8 +199,8 @@ impl MockGitlab {
     ) -> Processed {
         let reply = match route {
             Route::Register => self.register(params),
-            Route::Unregister => self.unregister(params),
-            Route::UnregisterManager => self.unregister_manager(params),
+            Route::Unregister => self.unregister(request, params),
+            Route::UnregisterManager => self.unregister_manager(request, params),
             Route::ResetToken => self.reset_token(params),
             Route::Discovery => self.discover_router(request),
             Route::Verify => self.verify(params),
@@ -316,7 +316,7 @@ impl Server for MockGitlab {
                 Answer::Reply(reply)
             }
             (Processed::Reply(lost), Some(after)) => {
-                self.answered(number, Some(lost.status()), false);
+                self.answered(number, Some(lost.status()), after.delivers());
                 after.apply(lost)
             }
             (Processed::Hold(hold), after) => self.put_on_hold(hold, number, after),

@@ -62,6 +62,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::{
+    StreamExt,
     future::{self, Either},
     stream,
 };
@@ -90,7 +91,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Answer, BodyLimit, HoldId, Server};
+use super::{Answer, BodyLimit, HoldId, Server, Trickle};
 use crate::Time;
 
 /// The longest request body that is taken, in bytes, unless the server has a
@@ -533,13 +534,15 @@ fn framed(method: &Method, reply: Response<Bytes>) -> Response<ReplyBody> {
         .headers
         .remove(CONTENT_LENGTH)
         .and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
-    match claimed {
-        Some(len) if len > body.len() as u64 => {
-            head.headers.insert(CONTENT_LENGTH, len.into());
-            Response::from_parts(head, cut(body))
-        }
-        _ => Response::from_parts(head, whole(body)),
+    let len = body.len() as u64;
+    let longer = claimed.filter(|claimed| *claimed > len);
+    let trickle = head.extensions.remove::<Trickle>();
+    if trickle.is_none() && longer.is_none() {
+        return Response::from_parts(head, whole(body));
     }
+    head.headers
+        .insert(CONTENT_LENGTH, longer.unwrap_or(len).into());
+    Response::from_parts(head, piecemeal(body, trickle, longer.is_some()))
 }
 
 fn whole(body: Bytes) -> ReplyBody {
@@ -548,13 +551,20 @@ fn whole(body: Bytes) -> ReplyBody {
         .boxed_unsync()
 }
 
-/// The bytes, then an error. In between one turn of the connection, which sends what there is.
-fn cut(body: Bytes) -> ReplyBody {
-    let sent = (!body.is_empty()).then(|| Ok(Frame::data(body)));
-    let broken = stream::once(async {
+/// The bytes, slowly if wanted; then an error, if the rest is cut. In between one turn of the
+/// connection, which sends what there is.
+fn piecemeal(body: Bytes, trickle: Option<Trickle>, is_cut: bool) -> ReplyBody {
+    let at_once = Trickle::new(body.len(), Duration::ZERO);
+    let trickle = trickle.unwrap_or(at_once);
+    let sent = stream::iter(trickle.pieces(body)).then(move |piece| async move {
+        if !trickle.every.is_zero() {
+            tokio::time::sleep(trickle.every).await;
+        }
+        Ok(Frame::data(piece))
+    });
+    let broken = stream::iter(is_cut.then_some(())).then(|()| async {
         tokio::task::yield_now().await;
         Err(io::Error::other("cut by the server"))
     });
-    let frames = futures::StreamExt::chain(stream::iter(sent), broken);
-    StreamBody::new(frames).boxed_unsync()
+    StreamBody::new(sent.chain(broken)).boxed_unsync()
 }

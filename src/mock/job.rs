@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::artifact::ArtifactSpec;
+use super::{artifact::ArtifactSpec, variants::PayloadVariant};
 
 type PayloadOverride = Arc<dyn Fn(&mut Value) + Send + Sync>;
 
@@ -274,6 +274,13 @@ impl JobSpec {
     pub fn payload_override(mut self, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
         self.payload_overrides.push(Arc::new(change));
         self
+    }
+
+    /// Sends a field of the payload as other GitLabs do. May be called several times, together with
+    /// [`payload_override`](Self::payload_override); the changes apply in order.
+    #[must_use]
+    pub fn payload_variant(self, variant: PayloadVariant) -> Self {
+        self.payload_override(move |payload| variant.apply(payload))
     }
 
     /// Sends these bytes instead of a payload.

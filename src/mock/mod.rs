@@ -16,6 +16,8 @@ pub use gitlab::{
 pub use job::{JobSpec, PipelineSpec};
 pub use report::{ArtifactReport, JobReport, JobStatus, RequestRecord, StateChange};
 pub use storage::{ObjectStore, StorageRequest};
+pub use trickle::Trickle;
+pub use variants::{FieldForm, PayloadVariant};
 
 mod artifact;
 mod faults;
@@ -27,6 +29,8 @@ mod payload;
 mod random;
 mod report;
 mod storage;
+mod trickle;
+mod variants;
 
 /// An HTTP server as a pure state machine: requests and time in, answers out.
 pub trait Server: Send + 'static {
@@ -81,7 +85,7 @@ impl BodyLimit {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Answer {
-    /// Reply.
+    /// Reply. With a [`Trickle`] among its extensions, slowly.
     Reply(::http::Response<Bytes>),
     /// Reply later, through [`Server::poll_answer`]. Never given by `poll_answer` itself.
     Hold(HoldId),

@@ -1,6 +1,7 @@
 //! The loopback server's own promises.
 
 use std::{
+    io::{Read, Write},
     net::TcpStream,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +14,10 @@ use gitlab_runner::{
         TransportErrorKind::{Broken, Connect},
         conformance::support::*,
     },
-    mock::http::{Loopback, MAX_REQUEST_BODY},
+    mock::{
+        Endpoint, MockGitlab, Override, Trickle,
+        http::{Loopback, MAX_REQUEST_BODY},
+    },
 };
 
 #[tokio::test]
@@ -68,6 +72,73 @@ async fn a_length_below_the_body_is_put_right() {
         assert_eq!(collect(reply.into_body()).await.unwrap(), b"longer");
     })
     .await;
+}
+
+/// A GitLab that answers so to the next `POST runners/verify`.
+fn verifying(fault: Override) -> Loopback<MockGitlab> {
+    let mut gitlab = MockGitlab::new(1);
+    gitlab.add_runner("glrt-slow");
+    gitlab.plan(Endpoint::Verify, 1, fault);
+    Loopback::start(gitlab).unwrap()
+}
+
+const VERIFY: &str = r#"{"token":"glrt-slow"}"#;
+
+fn verify(server: &Loopback<MockGitlab>) -> http::Request<Body> {
+    let uri = format!("{}/api/v4/runners/verify", server.url());
+    let mut request = request("POST", &uri, Body::Full(VERIFY.into()));
+    let json = http::HeaderValue::from_static("application/json");
+    request.headers_mut().insert("content-type", json);
+    request
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_whole_in_the_end() {
+    let server = verifying(Override::Trickle(Trickle::new(1, Duration::from_micros(1))));
+    let adapter = TokioHyper::new().unwrap();
+    let mut bodies = Vec::new();
+    bounded(async {
+        for _ in 0..2 {
+            let reply = adapter.send(verify(&server)).await.unwrap();
+            let length = reply.headers()["content-length"].to_str().unwrap();
+            let length: usize = length.parse().unwrap();
+            let body = collect(reply.into_body()).await.unwrap();
+            assert_eq!(body.len(), length);
+            bodies.push(body);
+        }
+    })
+    .await;
+    // The second one came at once.
+    assert_eq!(bodies[0], bodies[1]);
+    assert_eq!(server.connections(), 1);
+    server.with(|gitlab, _| assert!(gitlab.requests().all(|request| request.delivered)));
+}
+
+/// Nobody waits for the hour: the head comes without it, and the server ends without it.
+#[test]
+fn the_head_of_a_body_that_trickles_comes_at_once() {
+    let server = verifying(Override::Trickle(Trickle::new(
+        1,
+        Duration::from_secs(3600),
+    )));
+    let mut stream = TcpStream::connect(server.addr()).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let request = format!(
+        "POST /api/v4/runners/verify HTTP/1.1\r\nHost: gitlab\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{VERIFY}",
+        VERIFY.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    while !head.ends_with(b"\r\n\r\n") {
+        let len = stream.read(&mut buffer).unwrap();
+        assert!(len > 0, "closed after {}", String::from_utf8_lossy(&head));
+        head.extend_from_slice(&buffer[..len]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200 "));
+    drop(server);
+    assert!(!matches!(stream.read(&mut buffer), Ok(1..)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -76,6 +76,26 @@ fn what_is_not_json_is_not_held() {
     assert_eq!(world.send(broken).status(), 400);
 }
 
+/// What is held for a token that is reset meanwhile is held to the end: the queue value of the new
+/// token is another one.
+#[test]
+fn a_reset_wakes_nobody() {
+    let mut world = World::with_long_poll();
+    let hold = world.hold(&world.queue_value());
+    let deadline = world.now + Duration::from_secs(50);
+    let path = "runners/reset_authentication_token";
+    let reply = world.json(Method::POST, path, &json!({ "token": TOKEN }));
+    assert_eq!(reply.status(), 201);
+    assert!(world.released().is_none());
+    world.gitlab.enqueue(job());
+    assert!(world.released().is_none());
+    assert_eq!(world.gitlab.poll_timeout(), Some(deadline));
+    world.wait(50);
+    let (released, reply) = world.released().unwrap();
+    assert_eq!((released, reply.status()), (hold, 204));
+    world.ask_plainly().assert_forbidden(None, None);
+}
+
 /// Without a token or without a `last_update` the server answers at once, with the queue value.
 #[test]
 fn without_token_or_last_update_nothing_is_held() {

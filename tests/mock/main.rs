@@ -24,4 +24,5 @@ mod storage;
 mod trace;
 mod two_phase;
 mod update;
+mod variants;
 mod world;

@@ -7,7 +7,7 @@ use gitlab_runner::mock::{JobStatus, VerifyMode};
 use http::{Method, Request};
 use serde_json::{Value, json};
 
-use crate::world::{Reply, SYSTEM_ID, TOKEN, World, asking_with, job};
+use crate::world::{Reply, SYSTEM_ID, TOKEN, World, asking_with, job, json_request};
 
 const RESET: &str = "runners/reset_authentication_token";
 
@@ -304,6 +304,74 @@ fn a_manager_can_be_deleted() {
     assert_eq!(delete(known.clone()), (204, 1));
     assert_eq!(delete(known), (404, 1));
     assert_eq!(world.ask_plainly().status(), 204);
+}
+
+/// Who deletes may say of when the record is that it means: 412 if it was changed since. Any other
+/// header than a date is as good as none.
+#[test]
+fn what_was_changed_since_is_not_deleted() {
+    for path in ["runners", "runners/managers"] {
+        // At 00:16:40; the manager is there from then on, too.
+        let mut world = World::new();
+        world.gitlab.advance(world.now);
+        world.gitlab.set_paused(world.runner, false);
+        world.ask_plainly();
+        world.wait(60);
+        let mut delete = |since: &str| {
+            let body = json!({ "token": TOKEN, "system_id": SYSTEM_ID });
+            let mut request = json_request(Method::DELETE, path, &body);
+            let since = since.parse().unwrap();
+            request.headers_mut().insert("If-Unmodified-Since", since);
+            world.send(request)
+        };
+        let reply = delete("Wed, 01 Jan 2025 00:16:39 GMT");
+        assert_eq!(reply.status(), 412, "{path}");
+        let message = json!({ "message": "412 Precondition Failed" });
+        assert_eq!(reply.body(), message);
+        assert_eq!(delete("Wed, 01 Jan 2025 00:16:40 GMT").status(), 204);
+    }
+    let mut world = World::new();
+    let mut request = json_request(Method::DELETE, "runners", &json!({ "token": TOKEN }));
+    let since = "yesterday".parse().unwrap();
+    request.headers_mut().insert("If-Unmodified-Since", since);
+    assert_eq!(world.send(request).status(), 204);
+}
+
+/// The server may refuse the reset; then the old token is as good as before.
+#[test]
+fn a_reset_can_be_refused() {
+    let mut world = World::new();
+    world.gitlab.settings_mut().token_reset_allowed = false;
+    let reply = world.json(Method::POST, RESET, &json!({ "token": TOKEN }));
+    assert_eq!(reply.status(), 422);
+    assert!(reply.body()["error"].is_string());
+    let unknown = json!({ "token": "glrt-unknown" });
+    let reply = world.json(Method::POST, RESET, &unknown);
+    reply.assert_forbidden(None, None);
+    assert_eq!(world.ask_plainly().status(), 204);
+    world.gitlab.settings_mut().token_reset_allowed = true;
+    let reply = world.json(Method::POST, RESET, &json!({ "token": TOKEN }));
+    assert_eq!(reply.status(), 201);
+}
+
+/// A new token has a queue value of its own: the old one is news to the server.
+#[test]
+fn a_reset_token_has_a_queue_value_of_its_own() {
+    let mut world = World::new();
+    let old = world.queue_value();
+    let id = world.gitlab.enqueue(job());
+    let old_after = world.queue_value();
+    assert_ne!(old, old_after);
+    let reply = world.json(Method::POST, RESET, &json!({ "token": TOKEN }));
+    let token = reply.body()["token"].clone();
+    let value = world.queue_value();
+    assert_ne!(value, old_after);
+    let mut ask =
+        |last_update: &str| world.ask(&json!({ "token": token, "last_update": last_update }));
+    assert_eq!(ask(&value).status(), 204);
+    let reply = ask(&old_after);
+    assert_eq!(reply.status(), 201);
+    assert_eq!(reply.body()["id"], id.0);
 }
 
 /// A new token kills the old one at once; the runner stays the same.

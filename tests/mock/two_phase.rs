@@ -69,6 +69,21 @@ fn pending_renews() {
     assert_eq!(world.put(&job, "pending").status(), 400);
 }
 
+/// `pending` of a job whose manager is known already is a conflict, and does not keep it parked.
+/// The commit itself works.
+#[test]
+fn pending_with_a_manager_is_a_conflict() {
+    let (mut world, job) = parked();
+    let until = world.now + Duration::from_secs(120);
+    world.gitlab.assign_manager(job.id);
+    world.wait(60);
+    assert_eq!(world.put(&job, "pending").status(), 409);
+    assert_eq!(world.status(job.id), JobStatus::Pending);
+    assert_eq!(world.gitlab.poll_timeout(), Some(until));
+    assert_eq!(world.put(&job, "running").status(), 200);
+    assert_eq!(world.put(&job, "success").status(), 200);
+}
+
 /// Anything else is 400 before the commit, final states included.
 #[test]
 fn a_final_state_before_the_commit_is_400() {

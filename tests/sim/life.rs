@@ -397,3 +397,22 @@ fn the_id_of_the_runner_manager_stays_with_its_directory() {
     assert_eq!(known().len(), 2);
     assert!(known().contains(&kept));
 }
+
+/// The token stays as good as it was.
+#[test]
+fn a_server_that_refuses_the_reset_is_an_error_and_no_end() {
+    let world = World::new(410);
+    let allow = |allowed| {
+        let set = |it: &mut MockGitlab, _| it.settings_mut().token_reset_allowed = allowed;
+        world.gitlab.with(set);
+    };
+    allow(false);
+    let mut runner = world.runner();
+    let error = world.sim.block_on(runner.reset_token()).unwrap_err();
+    assert!(error.to_string().contains("422"), "{error}");
+    assert!(!error.to_string().contains(TOKEN), "{error}");
+    assert_eq!(paths(&world).len(), 1);
+    assert!(world.sim.block_on(runner.verify()).is_ok());
+    allow(true);
+    assert!(world.sim.block_on(runner.reset_token()).is_ok());
+}

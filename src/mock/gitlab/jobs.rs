@@ -48,6 +48,8 @@ pub(super) struct Parked {
     pub(super) until: Time,
     pub(super) runner: RunnerNumber,
     pub(super) system_id: String,
+    /// Its manager is known already, without a commit.
+    pub(super) has_manager: bool,
 }
 
 impl Job {
@@ -154,6 +156,14 @@ impl MockGitlab {
     pub fn lock_trace(&mut self, job: JobId, attempts: u32) {
         if let Some(job) = self.jobs.get_mut(&job) {
             job.lock_failures = attempts;
+        }
+    }
+
+    /// A job that waits for its runner to commit to it has its manager already, as when the commit
+    /// comes at the same time: the update to `pending` is answered 409 from now on.
+    pub fn assign_manager(&mut self, job: JobId) {
+        if let Some(parked) = self.parked.get_mut(&job) {
+            parked.has_manager = true;
         }
     }
 

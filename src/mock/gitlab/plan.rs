@@ -4,7 +4,10 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::reply::{self, Reply};
-use crate::{JobId, mock::Answer};
+use crate::{
+    JobId,
+    mock::{Answer, Trickle},
+};
 
 /// Requests that a planned fault looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +61,8 @@ pub enum Override {
     /// Processed; the connection is closed after this many bytes of the answer's body. An answer
     /// that is no longer than that is whole.
     CutBody(usize),
+    /// Processed; the body of the answer comes slowly. An answer without a body is as it is.
+    Trickle(Trickle),
 }
 
 pub(in crate::mock) struct Planned {
@@ -80,7 +85,10 @@ pub(super) fn will_skip(
     next.is_some_and(|plan| {
         !matches!(
             plan.fault,
-            Override::CloseAfter | Override::ReplyAfter(_) | Override::CutBody(_)
+            Override::CloseAfter
+                | Override::ReplyAfter(_)
+                | Override::CutBody(_)
+                | Override::Trickle(_)
         )
     })
 }
@@ -128,14 +136,24 @@ pub(in crate::mock) enum Spoil {
     Close,
     Replace(Reply),
     Cut(usize),
+    Slow(Trickle),
 }
 
 impl Spoil {
-    pub(in crate::mock) fn apply(self, lost: Reply) -> Answer {
+    /// Whether the client gets the answer, however late.
+    pub(super) fn delivers(&self) -> bool {
+        matches!(self, Self::Slow(_))
+    }
+
+    pub(in crate::mock) fn apply(self, mut lost: Reply) -> Answer {
         match self {
             Self::Close => Answer::Close,
             Self::Replace(reply) => Answer::Reply(reply),
             Self::Cut(len) => Answer::Reply(reply::cut(lost, len)),
+            Self::Slow(trickle) => {
+                lost.extensions_mut().insert(trickle);
+                Answer::Reply(lost)
+            }
         }
     }
 }
@@ -152,6 +170,7 @@ impl Override {
             Self::CloseAfter => Effect::After(Spoil::Close),
             Self::ReplyAfter(reply) => Effect::After(Spoil::Replace(reply)),
             Self::CutBody(len) => Effect::After(Spoil::Cut(len)),
+            Self::Trickle(trickle) => Effect::After(Spoil::Slow(trickle)),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     runners::is_true,
 };
 use crate::{
-    JobId, Time,
+    JobId, Secret, Time,
     mock::{
         Answer, HoldId,
         payload::{Context, Dependency},
@@ -40,6 +40,7 @@ pub(super) struct Hold {
     /// The number of its record.
     pub(super) number: u64,
     runner: RunnerNumber,
+    token: Secret,
     last_update: String,
     deadline: Time,
     /// What becomes of the answer, if a fault was planned.
@@ -66,9 +67,10 @@ impl MockGitlab {
         }
         match self.current_poller(request) {
             Some(_) if duration < SHORTEST_HOLD => polling(reply::no_content()),
-            Some((runner, last_update)) => Processed::Hold(Hold {
+            Some((runner, token, last_update)) => Processed::Hold(Hold {
                 number: 0,
                 runner,
+                token,
                 last_update,
                 deadline: self.now + duration,
                 spoil: None,
@@ -93,13 +95,15 @@ impl MockGitlab {
 
     /// Workhorse's own 204, to a hold that is over. It does not tell the queue value.
     pub(super) fn release_hold(&mut self) -> Option<(HoldId, Answer)> {
-        let (id, _) = self.holds.iter().find(|(_, hold)| {
-            hold.deadline <= self.now || self.last_update(hold.runner) != Some(&hold.last_update)
-        })?;
+        let (id, _) = self
+            .holds
+            .iter()
+            .find(|(_, hold)| hold.deadline <= self.now || self.has_news(hold))?;
         let id = *id;
         let hold = self.holds.remove(&id)?;
         let reply = reply::with(reply::no_content(), POLLING, "yes");
-        self.answered(hold.number, Some(reply.status()), hold.spoil.is_none());
+        let delivered = hold.spoil.as_ref().is_none_or(Spoil::delivers);
+        self.answered(hold.number, Some(reply.status()), delivered);
         let answer = match hold.spoil {
             None => Answer::Reply(reply),
             Some(spoil) => spoil.apply(reply),
@@ -109,25 +113,35 @@ impl MockGitlab {
 
     pub(super) fn hold_deadlines(&self) -> impl Iterator<Item = Time> {
         self.holds.values().map(|hold| {
-            if self.last_update(hold.runner) == Some(&hold.last_update) {
-                hold.deadline
-            } else {
+            if self.has_news(hold) {
                 self.now
+            } else {
+                hold.deadline
             }
         })
     }
 
-    /// The runner and its queue value if Workhorse would wait: a JSON body whose `last_update`
+    /// Whether what the hold waits for has come. The value belongs to a token: nothing comes any
+    /// more for one that was reset meanwhile.
+    fn has_news(&self, hold: &Hold) -> bool {
+        let Some(runner) = self.runners.get(&hold.runner) else {
+            return true;
+        };
+        runner.token.expose() == hold.token.expose() && runner.last_update != hold.last_update
+    }
+
+    /// The runner, its token and its queue value if Workhorse would wait: a JSON body whose `last_update`
     /// is current. Workhorse looks at nothing else.
-    fn current_poller(&self, request: &Request<Bytes>) -> Option<(RunnerNumber, String)> {
+    fn current_poller(&self, request: &Request<Bytes>) -> Option<(RunnerNumber, Secret, String)> {
         if media_type(request)? != "application/json" {
             return None;
         }
         let body: Value = serde_json::from_slice(request.body()).ok()?;
         let text = |name| body.get(name).and_then(Value::as_str);
-        let number = self.runner_with(text("token")?)?;
+        let token = text("token")?;
+        let number = self.runner_with(token)?;
         let current = self.last_update(number)?;
-        (text("last_update")? == current).then(|| (number, current.to_owned()))
+        (text("last_update")? == current).then(|| (number, token.into(), current.to_owned()))
     }
 
     fn request_job(&mut self, params: Result<Params, Refused>) -> Result<Reply, Refused> {
@@ -200,6 +214,7 @@ impl MockGitlab {
                 until,
                 runner,
                 system_id,
+                has_manager: false,
             };
             self.parked.insert(job, parked);
         } else {

@@ -4,12 +4,12 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use serde_json::json;
 
 use super::{
     MockGitlab, RunnerNumber,
-    params::Params,
+    params::{Params, header_text},
     reply::{self, Refused, Reply},
 };
 use crate::Time;
@@ -76,13 +76,19 @@ impl MockGitlab {
     }
 
     /// `DELETE runners`: the token is unknown from now on, to all that share it.
-    pub(super) fn unregister(&mut self, params: Result<Params, Refused>) -> Result<Reply, Refused> {
+    pub(super) fn unregister(
+        &mut self,
+        request: &Request<Bytes>,
+        params: Result<Params, Refused>,
+    ) -> Result<Reply, Refused> {
         self.check_migration()?;
         let params = params?;
         let mut check = params.check();
         let token = check.required_string("token");
         check.finish()?;
         let number = self.known_runner(&token)?;
+        let changed = self.runners.get(&number).map(|runner| runner.changed_at);
+        self.check_unmodified(request, changed)?;
         self.remove_runner(number);
         Ok(reply::no_content())
     }
@@ -90,6 +96,7 @@ impl MockGitlab {
     /// `DELETE runners/managers`: only one of those that share the token.
     pub(super) fn unregister_manager(
         &mut self,
+        request: &Request<Bytes>,
         params: Result<Params, Refused>,
     ) -> Result<Reply, Refused> {
         self.check_migration()?;
@@ -99,11 +106,15 @@ impl MockGitlab {
         let system_id = check.required_string("system_id");
         check.finish()?;
         let number = self.known_runner(&token)?;
-        let runner = self.runners.get_mut(&number);
-        match runner.and_then(|runner| runner.managers.remove(&system_id)) {
-            Some(_) => Ok(reply::no_content()),
-            None => Err(reply::message(StatusCode::NOT_FOUND).into()),
+        let runner = self.runners.get(&number);
+        let Some(manager) = runner.and_then(|runner| runner.managers.get(&system_id)) else {
+            return Err(reply::message(StatusCode::NOT_FOUND).into());
+        };
+        self.check_unmodified(request, Some(manager.stored_at))?;
+        if let Some(runner) = self.runners.get_mut(&number) {
+            runner.managers.remove(&system_id);
         }
+        Ok(reply::no_content())
     }
 
     /// `POST runners/reset_authentication_token`: the old token is dead at once.
@@ -118,6 +129,10 @@ impl MockGitlab {
         let system_id = check.string("system_id");
         check.finish()?;
         let (number, _) = self.authenticate_runner(&token, system_id, None)?;
+        if !self.settings.token_reset_allowed {
+            let text = "The authentication token could not be reset";
+            return Err(reply::error(StatusCode::UNPROCESSABLE_ENTITY, text).into());
+        }
         let prefix = if token.starts_with("glrt-") {
             "glrt-"
         } else {
@@ -125,9 +140,12 @@ impl MockGitlab {
         };
         let token = format!("{prefix}t3_{}", self.random.word(20));
         let expires = self.token_expiry();
+        let queue_value = self.random.hex32();
         if let Some(runner) = self.runners.get_mut(&number) {
             runner.token = token.as_str().into();
             runner.token_expires = expires;
+            runner.last_update = queue_value;
+            runner.changed_at = self.now;
         }
         let body = json!({ "token": token, "token_expires_at": self.date(expires) });
         Ok(self.dated(reply::json(StatusCode::CREATED, &body)))
@@ -142,6 +160,23 @@ impl MockGitlab {
         match &self.settings.job_router_url {
             Some(url) => Ok(reply::json(StatusCode::OK, &json!({ "server_url": url }))),
             None => Err(reply::message(StatusCode::NOT_IMPLEMENTED).into()),
+        }
+    }
+
+    /// 412 for what was changed after the time that the request names, if it names one.
+    fn check_unmodified(
+        &self,
+        request: &Request<Bytes>,
+        changed: Option<Time>,
+    ) -> Result<(), Refused> {
+        let since = header_text(request.headers(), header::IF_UNMODIFIED_SINCE.as_str());
+        let since = since.and_then(|since| httpdate::parse_http_date(&since).ok());
+        let since = since.and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        match (since, changed) {
+            (Some(since), Some(changed)) if (self.settings.wall_origin + changed).0 > since => {
+                Err(reply::message(StatusCode::PRECONDITION_FAILED).into())
+            }
+            _ => Ok(()),
         }
     }
 

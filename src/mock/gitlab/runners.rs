@@ -51,7 +51,9 @@ pub(super) struct Runner {
     pub(super) description: Option<String>,
     /// The longest time of its jobs in seconds, if it limits them.
     pub(super) maximum_timeout: Option<u64>,
-    /// The queue value: whoever knows it has seen the queue as it is.
+    /// When it was last changed, which what it was heard of is not.
+    pub(super) changed_at: Time,
+    /// The queue value: whoever knows it has seen the queue as it is. It belongs to the token.
     pub(super) last_update: String,
     pub(super) managers: BTreeMap<String, Manager>,
 }
@@ -109,6 +111,7 @@ impl MockGitlab {
             paused: false,
             description: None,
             maximum_timeout: None,
+            changed_at: self.now,
             last_update: self.random.hex32(),
             managers: BTreeMap::new(),
         };
@@ -125,6 +128,7 @@ impl MockGitlab {
     pub fn set_token_expiry(&mut self, runner: RunnerNumber, at: Option<Time>) {
         if let Some(runner) = self.runners.get_mut(&runner) {
             runner.token_expires = at;
+            runner.changed_at = self.now;
         }
     }
 
@@ -132,6 +136,7 @@ impl MockGitlab {
     pub fn set_paused(&mut self, runner: RunnerNumber, paused: bool) {
         if let Some(runner) = self.runners.get_mut(&runner) {
             runner.paused = paused;
+            runner.changed_at = self.now;
         }
         self.bump_queue(runner);
     }

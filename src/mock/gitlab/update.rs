@@ -117,6 +117,7 @@ impl MockGitlab {
             return StatusCode::BAD_REQUEST;
         };
         match state {
+            "pending" if parked.has_manager => StatusCode::CONFLICT,
             "pending" => {
                 parked.until = until;
                 StatusCode::OK
