@@ -54,8 +54,11 @@ use crate::{
 ///   before and was closed without a reply. The runner sends none that changes anything.
 /// * The connection of a request or reply that was dropped is closed when the server next sends
 ///   something, or after five minutes without a word.
-/// * A server that wants a client's certificate may look like one that broke the connection, as may
-///   one that answers in the middle of a request and closes at once.
+/// * A server that does not accept the client's certificate, or wants one, looks like one that broke
+///   the connection where it says so behind the handshake, as in TLS 1.3: isahc drops what libcurl
+///   tells of it. The error says that this may be the cause.
+/// * A server that answers in the middle of a request and closes at once may look like one that broke
+///   the connection.
 #[derive(Clone)]
 pub struct AsyncStdIsahc {
     inner: Arc<Inner>,
@@ -159,7 +162,10 @@ impl Adapter for AsyncStdIsahc {
             let sent = Instant::now();
             let reply = match client.get().send_async(request).await {
                 Ok(reply) => reply_for(&method, reply, client, name)?,
-                Err(error) => return Err(failure(error, &broken, sent.elapsed(), &name)),
+                Err(error) => {
+                    let took = sent.elapsed();
+                    return Err(failure(error, secure, &broken, took, &name));
+                }
             };
             Ok(turn.until_read(reply))
         })
@@ -457,16 +463,25 @@ fn reply_for(
     Ok(Response::from_parts(head, Body::Stream { len, chunks }))
 }
 
-fn failure(error: isahc::Error, broken: &Slot, took: Duration, name: &Name) -> TransportError {
+fn failure(
+    error: isahc::Error,
+    secure: bool,
+    broken: &Slot,
+    took: Duration,
+    name: &Name,
+) -> TransportError {
     use TransportErrorKind::{Body, Broken, Connect, Request, Timeout, Tls};
     if let Some(cause) = lock(broken).take() {
         let detail = format!("the body could not be read for {name}");
         return TransportError::new(Body, true, detail).with_source(cause);
     }
-    // `CURLE_SSL_CONNECT_ERROR`, which isahc does not tell from others.
-    let handshake = error
-        .source()
-        .is_some_and(|curl| curl.to_string().starts_with("[35]"));
+    // Codes of libcurl that isahc does not tell from others.
+    let is = |code: &str| {
+        let curl = error.source();
+        curl.is_some_and(|curl| curl.to_string().starts_with(code))
+    };
+    // `CURLE_SSL_CONNECT_ERROR`, `CURLE_RECV_ERROR`.
+    let (handshake, receiving) = (is("[35]"), is("[56]"));
     let (kind, maybe_delivered, what) = match error.kind() {
         ErrorKind::BadClientCertificate
         | ErrorKind::BadServerCertificate
@@ -481,6 +496,11 @@ fn failure(error: isahc::Error, broken: &Slot, took: Duration, name: &Name) -> T
         ErrorKind::ClientInitialization | ErrorKind::InvalidRequest => {
             (Request, false, "libcurl cannot send")
         }
+        ErrorKind::Io if secure && receiving => (
+            Broken,
+            true,
+            "the connection broke, or the server wants another client certificate, for",
+        ),
         _ => (Broken, true, "there is no usable reply to"),
     };
     TransportError::new(kind, maybe_delivered, format!("{what} {name}")).with_source(error)

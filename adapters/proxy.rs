@@ -192,7 +192,7 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host
             .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -234,6 +234,7 @@ mod tests {
             "http://localhost:80",
             "http://127.0.0.1:80",
             "https://[::1]:80",
+            "http://[::ffff:127.0.0.1]:80",
         ] {
             assert_eq!(found(direct), None, "{direct}");
         }

@@ -10,6 +10,8 @@
 
 #[cfg(feature = "async-std")]
 mod async_std_isahc;
+#[cfg(feature = "tokio")]
+mod bad;
 mod custom;
 #[cfg(feature = "tokio")]
 mod loopback;

@@ -1,9 +1,11 @@
 //! The options of the builders, on each adapter.
 
 use std::{
+    env,
     error::Error,
     io::{self, Write},
     net::{Shutdown, TcpStream},
+    process::Command,
     sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
@@ -23,6 +25,8 @@ use rcgen::KeyPair;
 /// An adapter and its builder.
 pub(crate) trait Built: Adapter + Sized {
     const SUBJECT: &'static dyn Subject;
+    /// Where its tests are.
+    const MODULE: &'static str;
 
     fn builder() -> AdapterBuilder<Self>;
 
@@ -42,6 +46,7 @@ macro_rules! for_each_option {
             tls_goes_through_a_tunnel
             plain_requests_are_the_proxys_to_send
             hosts_without_proxy_are_reached_directly
+            the_environment_says_which_proxy_there_is
             a_proxy_that_refuses
             no_more_connections_than_allowed
             old_connections_are_not_used_again
@@ -53,6 +58,7 @@ macro_rules! for_each_option {
     ($adapter:ty, $subject:expr; $($case:ident)+) => {
         impl $crate::options::Built for $adapter {
             const SUBJECT: &'static dyn gitlab_runner::adapter::conformance::Subject = &$subject;
+            const MODULE: &'static str = module_path!();
 
             fn builder() -> gitlab_runner::adapter::AdapterBuilder<Self> {
                 Self::builder()
@@ -136,6 +142,14 @@ pub(crate) async fn a_client_certificate_of_another_authority_is_refused<A: Buil
             true => assert_failure(&error, Broken, true),
             false => assert_failure(&error, Tls, false),
         }
+        // Whatever the kind, people are told where to look.
+        let text = error.to_string().to_lowercase();
+        assert!(
+            ["certificate", "unknownca", "unknown ca"]
+                .iter()
+                .any(|it| text.contains(it)),
+            "{text}"
+        );
     }
 }
 
@@ -325,6 +339,94 @@ pub(crate) async fn hosts_without_proxy_are_reached_directly<A: Built>() {
     assert!(is_answered(&direct, &server.url()).await);
     drop((spared, others, direct, proxy));
     assert_eq!(heads.iter().count(), 1);
+}
+
+/// Names the URLs that a process is to ask for which was started for its environment.
+const URLS: &str = "GITLAB_RUNNER_TEST_URLS";
+
+pub(crate) async fn the_environment_says_which_proxy_there_is<A: Built>() {
+    if let Ok(urls) = env::var(URLS) {
+        // The process that started this one sees who was asked.
+        let adapter = build::<A>(|it| it);
+        for url in urls.split(' ') {
+            drop(get(&adapter, url).await);
+        }
+        return;
+    }
+    let tunnel = "connect gitlab.test:443 http/1.1";
+    // 127.1 is this machine as well, but only its resolver knows.
+    let all = [
+        "http://gitlab.test/plain",
+        "https://gitlab.test/tls",
+        "http://127.1:PORT/spared",
+        "http://127.0.0.1:PORT/this",
+    ];
+    let outcomes = elsewhere(move || {
+        let upper = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+        let lower = ["http_proxy", "https_proxy", "no_proxy"];
+        [
+            asked_by::<A>(upper, "a.test, 127.1", &all),
+            asked_by::<A>(lower, "127.1", &all),
+            asked_by::<A>(["HTTP_PROXY", "https_proxy", "no_proxy"], "a.test", &all),
+            // libcurl alone would heed this one.
+            asked_by::<A>(["ALL_PROXY", "all_proxy", "NO_PROXY"], "a.test", &all[2..]),
+        ]
+    });
+    let [upper, lower, unspared, unknown] = outcomes.await;
+    for asked in [upper, lower] {
+        assert_eq!(asked.plain, ["get http://gitlab.test/plain http/1.1"]);
+        assert_eq!(asked.tls, [tunnel]);
+        assert_eq!(asked.directly, ["GET /spared", "GET /this"]);
+    }
+    assert_eq!(unspared.plain.len(), 2, "{:?}", unspared.plain);
+    assert_eq!(unspared.tls, [tunnel]);
+    assert_eq!(unspared.directly, ["GET /this"]);
+    assert!(unknown.plain.is_empty() && unknown.tls.is_empty());
+    assert_eq!(unknown.directly, ["GET /spared", "GET /this"]);
+}
+
+/// What the proxy for `http`, that for `https` and the server saw of a process.
+struct Asked {
+    plain: Vec<String>,
+    tls: Vec<String>,
+    directly: Vec<String>,
+}
+
+/// Runs this case once more, in a process in whose environment two proxies and the hosts without
+/// have these names.
+fn asked_by<A: Built>(names: [&str; 3], no_proxy: &str, urls: &[&str]) -> Asked {
+    let server = Loopback::start(Probe::default()).unwrap();
+    let port = server.addr().port();
+    let ((plain, plain_heads), (tls, tls_heads)) = (proxy(port), proxy(port));
+    let mut child = Command::new(env::current_exe().unwrap());
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"] {
+        child.env_remove(name).env_remove(name.to_lowercase());
+    }
+    let values = [with_password(&plain), with_password(&tls), no_proxy.into()];
+    let (_, module) = A::MODULE.split_once("::").unwrap();
+    let case = format!("{module}::options::the_environment_says_which_proxy_there_is");
+    let urls = urls.join(" ").replace("PORT", &port.to_string());
+    child
+        .args(["--exact", &case])
+        .envs(names.into_iter().zip(values))
+        .env(URLS, urls);
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+    drop((plain, tls));
+    let lines = |heads: mpsc::Receiver<String>| {
+        let line = |head: String| {
+            assert!(head.contains(AUTHORIZATION), "{head}");
+            head.lines().next().unwrap().to_owned()
+        };
+        heads.iter().map(line).collect()
+    };
+    Asked {
+        plain: lines(plain_heads),
+        tls: lines(tls_heads),
+        directly: server.with(|probe, _| probe.seen.clone()),
+    }
 }
 
 pub(crate) async fn a_proxy_that_refuses<A: Built>() {

@@ -37,15 +37,22 @@ use crate::{
     sync::lock,
 };
 
-/// No test takes nearly as long; a hang ends here.
-pub const LIMIT: Duration = Duration::from_secs(60);
+/// The longest that a test waits for one thing, which takes not nearly as long.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// A test that hangs ends here: later, so that it can say what it was waiting for.
+const HANG: Duration = Duration::from_secs(60);
+
+/// How long a raw server bears a silent client: longer than any test, in which it would look like
+/// one that has gone.
+const SILENCE: Duration = Duration::from_secs(120);
 
 /// Ends a test that hangs, by a panic. Needs no runtime.
 pub async fn bounded<T>(test: impl Future<Output = T>) -> T {
     let (_goes_on, ended) = mpsc::channel::<()>();
     let (ring, alarm) = oneshot::channel();
     thread::spawn(move || {
-        if ended.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
             let _ = ring.send(());
         }
     });
@@ -233,8 +240,8 @@ impl Raw {
                     if stopped.load(Ordering::SeqCst) {
                         return;
                     }
-                    stream.set_read_timeout(Some(LIMIT)).unwrap();
-                    stream.set_write_timeout(Some(LIMIT)).unwrap();
+                    stream.set_read_timeout(Some(SILENCE)).unwrap();
+                    stream.set_write_timeout(Some(SILENCE)).unwrap();
                     scope.spawn(move || {
                         serve(stream);
                         lock(serving).remove(&number);
