@@ -337,6 +337,26 @@ fn what_was_changed_since_is_not_deleted() {
     assert_eq!(world.send(request).status(), 204);
 }
 
+/// An older server tells nothing of the end of a token, be there one or not.
+#[test]
+fn an_older_server_tells_no_expiry() {
+    let mut world = with_registration();
+    let settings = world.gitlab.settings_mut();
+    settings.token_expiry_told = false;
+    settings.runner_token_life = Some(Duration::from_secs(3600));
+    let reset = |world: &mut World| world.json(Method::POST, RESET, &json!({ "token": TOKEN }));
+    let replies = [
+        register(&mut world, json!({})),
+        world.verify(&json!({ "token": TOKEN })),
+        reset(&mut world),
+    ];
+    for reply in replies {
+        let body = reply.body();
+        assert!(body["token"].is_string(), "{body}");
+        assert_eq!(body.get("token_expires_at"), None);
+    }
+}
+
 /// The server may refuse the reset; then the old token is as good as before.
 #[test]
 fn a_reset_can_be_refused() {

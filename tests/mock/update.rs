@@ -319,6 +319,22 @@ fn an_empty_log_delays_nothing() {
     assert_eq!(world.report(job.id).checksum_matches(), Some(true));
 }
 
+/// A checksum or a size that is not that of the persisted log is noted, and the job ends all the
+/// same.
+#[test]
+fn a_wrong_checksum_is_ignored() {
+    let (mut world, job) = incremental(Duration::from_secs(1));
+    let output = json!({ "checksum": "crc32:00000000", "bytesize": 5 });
+    let wrong = json!({ "state": "success", "output": output });
+    assert_eq!(world.put_with(&job, wrong.clone()).status(), 202);
+    world.wait(1);
+    assert_eq!(world.put_with(&job, wrong).status(), 200);
+    let report = world.report(job.id);
+    assert_eq!(report.status, JobStatus::Success);
+    assert_eq!(report.checksum_matches(), Some(false));
+    assert_eq!(report.bytesize_matches(), Some(false));
+}
+
 /// The first values are kept: a repeat with other ones is applied with the new state, and
 /// compared with the old checksum.
 #[test]

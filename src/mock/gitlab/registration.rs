@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     MockGitlab, RunnerNumber,
@@ -147,8 +147,7 @@ impl MockGitlab {
             runner.last_update = queue_value;
             runner.changed_at = self.now;
         }
-        let body = json!({ "token": token, "token_expires_at": self.date(expires) });
-        Ok(self.dated(reply::json(StatusCode::CREATED, &body)))
+        Ok(self.tell_token(StatusCode::CREATED, json!({ "token": token }), expires))
     }
 
     /// `GET runners/router/discovery`: the one route that wants the token in a header.
@@ -205,8 +204,14 @@ impl MockGitlab {
         let body = json!({
             "id": number.0,
             "token": runner.map_or("", |runner| runner.token.expose()),
-            "token_expires_at": self.date(runner.and_then(|runner| runner.token_expires)),
         });
+        self.tell_token(status, body, runner.and_then(|runner| runner.token_expires))
+    }
+
+    fn tell_token(&self, status: StatusCode, mut body: Value, expires: Option<Time>) -> Reply {
+        if self.settings.token_expiry_told {
+            body["token_expires_at"] = self.date(expires).into();
+        }
         self.dated(reply::json(status, &body))
     }
 

@@ -27,6 +27,9 @@ pub struct Settings {
     /// How long an authentication token is good from when it is given; then it is unknown. `None`,
     /// as by default, is for ever.
     pub runner_token_life: Option<Duration>,
+    /// Whether `verify`, registration and reset tell when a token ends (`token_expires_at`, null
+    /// for never). Older servers do not.
+    pub token_expiry_told: bool,
     /// Whether a token may be reset; if not, 422, as newer servers answer when they refuse it.
     pub token_reset_allowed: bool,
     /// The wall clock at the origin of the mock's time. What tells of the expiry of a token carries
@@ -129,6 +132,7 @@ impl Default for Settings {
             registration_token: None,
             registration_allowed: true,
             runner_token_life: None,
+            token_expiry_told: true,
             token_reset_allowed: true,
             // 2025-01-01
             wall_origin: WallTime(Duration::from_secs(1_735_689_600)),
