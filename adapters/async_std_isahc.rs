@@ -59,6 +59,8 @@ use crate::{
 ///   tells of it. The error says that this may be the cause.
 /// * A server that answers in the middle of a request and closes at once may look like one that broke
 ///   the connection.
+/// * The limit of unused connections is for all servers together, and the time that they are kept
+///   counts in whole seconds.
 #[derive(Clone)]
 pub struct AsyncStdIsahc {
     inner: Arc<Inner>,
@@ -261,10 +263,13 @@ impl Client {
             .expect_continue(false)
             .version_negotiation(VersionNegotiation::http11())
             .tcp_nodelay()
-            .connect_timeout(options.connect_timeout)
+            .connect_timeout(limit(options.connect_timeout, Duration::from_millis(1)))
             .low_speed_timeout(1, SILENCE)
-            .connection_cache_size(options.max_idle)
-            .connection_cache_ttl(options.idle_timeout);
+            .connection_cache_size(match options.idle_timeout.is_zero() {
+                true => 0,
+                false => options.max_idle,
+            })
+            .connection_cache_ttl(limit(options.idle_timeout, Duration::from_secs(1)));
         let mut identity = None;
         if let Some(loaded) = tls {
             let mut config = TlsConfig::builder();
@@ -293,6 +298,12 @@ impl Client {
     fn get(&self) -> &HttpClient {
         self.http.as_ref().expect("not dropped yet")
     }
+}
+
+/// A limit that libcurl takes for what it is, which counts in `unit`s: none of them would be no limit,
+/// and more than it can count an error.
+fn limit(limit: Duration, unit: Duration) -> Duration {
+    limit.clamp(unit, Duration::from_millis(i32::MAX as u64))
 }
 
 fn trust(loaded: &Loaded) -> Result<TrustStore, String> {

@@ -13,6 +13,8 @@ mod async_std_isahc;
 #[cfg(feature = "tokio")]
 mod bad;
 mod custom;
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+mod environment;
 #[cfg(feature = "tokio")]
 mod loopback;
 #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]

@@ -1,11 +1,9 @@
 //! The options of the builders, on each adapter.
 
 use std::{
-    env,
     error::Error,
     io::{self, Write},
     net::{Shutdown, TcpStream},
-    process::Command,
     sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
@@ -21,6 +19,8 @@ use gitlab_runner::{
 };
 use http::HeaderValue;
 use rcgen::KeyPair;
+
+pub(crate) use crate::environment::the_environment_says_which_proxy_there_is;
 
 /// An adapter and its builder.
 pub(crate) trait Built: Adapter + Sized {
@@ -51,6 +51,7 @@ macro_rules! for_each_option {
             no_more_connections_than_allowed
             old_connections_are_not_used_again
             unused_connections_are_not_kept
+            limits_of_any_length
             all_requests_name_the_same_agent
             a_handshake_takes_no_longer_than_a_connection_may
         }
@@ -90,7 +91,7 @@ pub(crate) fn run<A: Built>(case: BoxFuture<'static, ()>) {
     A::SUBJECT.block_on(Box::pin(bounded(case)));
 }
 
-fn build<A: Built>(change: impl FnOnce(AdapterBuilder<A>) -> AdapterBuilder<A>) -> A {
+pub(crate) fn build<A: Built>(change: impl FnOnce(AdapterBuilder<A>) -> AdapterBuilder<A>) -> A {
     A::build(change(A::builder())).unwrap()
 }
 
@@ -243,7 +244,7 @@ pub(crate) async fn a_changed_client_certificate_is_read_again<A: Built>() {
 
 /// A proxy on loopback, which finds everything on one port of this machine, and the heads of the
 /// requests it was sent.
-fn proxy(port: u16) -> (Raw, mpsc::Receiver<String>) {
+pub(crate) fn proxy(port: u16) -> (Raw, mpsc::Receiver<String>) {
     let (send, heads) = mpsc::channel();
     let proxy = Raw::start(move |mut client| {
         while let Some(head) = read_head(&mut client) {
@@ -276,12 +277,12 @@ fn splice(client: &TcpStream, server: &TcpStream) {
     });
 }
 
-fn with_password(proxy: &Raw) -> String {
+pub(crate) fn with_password(proxy: &Raw) -> String {
     format!("http://user:planted@127.0.0.1:{}", proxy.port())
 }
 
 /// Of `user:planted`, in the lower case of [`read_head`].
-const AUTHORIZATION: &str = "proxy-authorization: basic dxnlcjpwbgfudgvk\r\n";
+pub(crate) const AUTHORIZATION: &str = "proxy-authorization: basic dxnlcjpwbgfudgvk\r\n";
 
 pub(crate) async fn tls_goes_through_a_tunnel<A: Built>() {
     let ours = Authority::new("ours");
@@ -339,94 +340,6 @@ pub(crate) async fn hosts_without_proxy_are_reached_directly<A: Built>() {
     assert!(is_answered(&direct, &server.url()).await);
     drop((spared, others, direct, proxy));
     assert_eq!(heads.iter().count(), 1);
-}
-
-/// Names the URLs that a process is to ask for which was started for its environment.
-const URLS: &str = "GITLAB_RUNNER_TEST_URLS";
-
-pub(crate) async fn the_environment_says_which_proxy_there_is<A: Built>() {
-    if let Ok(urls) = env::var(URLS) {
-        // The process that started this one sees who was asked.
-        let adapter = build::<A>(|it| it);
-        for url in urls.split(' ') {
-            drop(get(&adapter, url).await);
-        }
-        return;
-    }
-    let tunnel = "connect gitlab.test:443 http/1.1";
-    // 127.1 is this machine as well, but only its resolver knows.
-    let all = [
-        "http://gitlab.test/plain",
-        "https://gitlab.test/tls",
-        "http://127.1:PORT/spared",
-        "http://127.0.0.1:PORT/this",
-    ];
-    let outcomes = elsewhere(move || {
-        let upper = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
-        let lower = ["http_proxy", "https_proxy", "no_proxy"];
-        [
-            asked_by::<A>(upper, "a.test, 127.1", &all),
-            asked_by::<A>(lower, "127.1", &all),
-            asked_by::<A>(["HTTP_PROXY", "https_proxy", "no_proxy"], "a.test", &all),
-            // libcurl alone would heed this one.
-            asked_by::<A>(["ALL_PROXY", "all_proxy", "NO_PROXY"], "a.test", &all[2..]),
-        ]
-    });
-    let [upper, lower, unspared, unknown] = outcomes.await;
-    for asked in [upper, lower] {
-        assert_eq!(asked.plain, ["get http://gitlab.test/plain http/1.1"]);
-        assert_eq!(asked.tls, [tunnel]);
-        assert_eq!(asked.directly, ["GET /spared", "GET /this"]);
-    }
-    assert_eq!(unspared.plain.len(), 2, "{:?}", unspared.plain);
-    assert_eq!(unspared.tls, [tunnel]);
-    assert_eq!(unspared.directly, ["GET /this"]);
-    assert!(unknown.plain.is_empty() && unknown.tls.is_empty());
-    assert_eq!(unknown.directly, ["GET /spared", "GET /this"]);
-}
-
-/// What the proxy for `http`, that for `https` and the server saw of a process.
-struct Asked {
-    plain: Vec<String>,
-    tls: Vec<String>,
-    directly: Vec<String>,
-}
-
-/// Runs this case once more, in a process in whose environment two proxies and the hosts without
-/// have these names.
-fn asked_by<A: Built>(names: [&str; 3], no_proxy: &str, urls: &[&str]) -> Asked {
-    let server = Loopback::start(Probe::default()).unwrap();
-    let port = server.addr().port();
-    let ((plain, plain_heads), (tls, tls_heads)) = (proxy(port), proxy(port));
-    let mut child = Command::new(env::current_exe().unwrap());
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"] {
-        child.env_remove(name).env_remove(name.to_lowercase());
-    }
-    let values = [with_password(&plain), with_password(&tls), no_proxy.into()];
-    let (_, module) = A::MODULE.split_once("::").unwrap();
-    let case = format!("{module}::options::the_environment_says_which_proxy_there_is");
-    let urls = urls.join(" ").replace("PORT", &port.to_string());
-    child
-        .args(["--exact", &case])
-        .envs(names.into_iter().zip(values))
-        .env(URLS, urls);
-    let output = child.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("1 passed"), "{said}");
-    drop((plain, tls));
-    let lines = |heads: mpsc::Receiver<String>| {
-        let line = |head: String| {
-            assert!(head.contains(AUTHORIZATION), "{head}");
-            head.lines().next().unwrap().to_owned()
-        };
-        heads.iter().map(line).collect()
-    };
-    Asked {
-        plain: lines(plain_heads),
-        tls: lines(tls_heads),
-        directly: server.with(|probe, _| probe.seen.clone()),
-    }
 }
 
 pub(crate) async fn a_proxy_that_refuses<A: Built>() {
@@ -521,6 +434,29 @@ pub(crate) async fn unused_connections_are_not_kept<A: Built>() {
         assert!(is_answered(&adapter, &server.url()).await);
     }
     assert_eq!(server.connections(), 5);
+}
+
+pub(crate) async fn limits_of_any_length<A: Built>() {
+    let longest = build::<A>(|it| {
+        it.idle_timeout(Duration::MAX)
+            .connect_timeout(Duration::MAX)
+            .max_connection_age(Duration::MAX)
+    });
+    let server = Loopback::start(Probe::default()).unwrap();
+    assert!(is_answered(&longest, &server.url()).await);
+    // Kept for no time at all.
+    let before = server.connections();
+    let shortest = build::<A>(|it| it.idle_timeout(Duration::ZERO));
+    for _ in 0..5 {
+        assert!(is_answered(&shortest, &server.url()).await);
+    }
+    assert_eq!(server.connections() - before, 5);
+    let raw = Raw::start(|mut stream| drain(&mut stream));
+    for limit in [Duration::ZERO, Duration::from_nanos(1)] {
+        let hasty = build::<A>(|it| it.connect_timeout(limit));
+        let error = get(&hasty, &format!("https://127.0.0.1:{}/", raw.port())).await;
+        assert_failure(&error.unwrap_err(), Connect, false);
+    }
 }
 
 pub(crate) async fn all_requests_name_the_same_agent<A: Built>() {

@@ -6,6 +6,7 @@ use std::{
     future::Future,
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    panic::{self, AssertUnwindSafe},
     pin::pin,
     sync::{
         Arc, Mutex,
@@ -62,11 +63,12 @@ pub async fn bounded<T>(test: impl Future<Output = T>) -> T {
     }
 }
 
-/// The result of work that may block, done on a thread of its own.
+/// The result of work that may block, done on a thread of its own; its panic is that of the test.
 pub async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = oneshot::channel();
-    thread::spawn(move || drop(done.send(work())));
-    result.await.expect("the work panicked")
+    thread::spawn(move || drop(done.send(panic::catch_unwind(AssertUnwindSafe(work)))));
+    let result = result.await.expect("a panic is a result, too");
+    result.unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
 
 /// The result of a task that the adapter runs by itself, from now on.
