@@ -128,7 +128,10 @@ impl SpoolFile {
                 let at = start + number * STREAMED as u64;
                 let end = range.end.min(at + STREAMED as u64);
                 async move {
-                    let read = unblock(&*adapter, move || file.read(at..end, &buffers)).await;
+                    // Not where blocking is allowed: each of those threads keeps some of the memory
+                    // that was allocated on it.
+                    let piece = buffers.take((end - at) as usize);
+                    let read = unblock(&*adapter, move || file.read(at, piece)).await;
                     read.unwrap_or_else(|| Err(lost()))
                 }
             })
@@ -140,26 +143,18 @@ impl SpoolFile {
         SpoolReader::new(self, stop)
     }
 
-    fn read(&self, range: Range<u64>, buffers: &Arc<Buffers>) -> io::Result<Bytes> {
-        let len = range.end.saturating_sub(range.start);
-        let len = usize::try_from(len).map_err(io::Error::other)?;
-        let mut buffer = buffers.take();
-        if buffer.len() < len {
-            buffer.resize(len, 0);
-        }
+    /// Fills `piece` from offset `at` on.
+    fn read(&self, at: u64, mut piece: Piece) -> io::Result<Bytes> {
+        let out = &mut piece.buffer[..piece.len];
         match &self.0 {
             Store::Disk(inner) => {
                 let mut inner = lock(inner);
-                inner.file.seek(SeekFrom::Start(range.start))?;
-                inner.file.read_exact(&mut buffer[..len])?;
+                inner.file.seek(SeekFrom::Start(at))?;
+                inner.file.read_exact(out)?;
             }
-            Store::Memory(filled) => filled.from(range.start).read_exact(&mut buffer[..len])?,
+            Store::Memory(filled) => filled.from(at).read_exact(out)?,
         }
-        Ok(Bytes::from_owner(Piece {
-            buffer,
-            len,
-            buffers: Arc::clone(buffers),
-        }))
+        Ok(Bytes::from_owner(piece))
     }
 }
 
@@ -177,8 +172,16 @@ impl Buffers {
         Arc::new(Self { free, most })
     }
 
-    fn take(&self) -> Vec<u8> {
-        lock(&self.free).pop().unwrap_or_default()
+    fn take(self: &Arc<Self>, len: usize) -> Piece {
+        let mut buffer = lock(&self.free).pop().unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        Piece {
+            buffer,
+            len,
+            buffers: Arc::clone(self),
+        }
     }
 }
 
@@ -255,6 +258,11 @@ mod tests {
 
     use super::*;
 
+    fn read(file: &SpoolFile, range: Range<u64>, buffers: &Arc<Buffers>) -> io::Result<Bytes> {
+        let len = (range.end - range.start) as usize;
+        file.read(range.start, buffers.take(len))
+    }
+
     fn content(file: SpoolFile) -> Vec<u8> {
         let mut content = Vec::new();
         Arc::new(file)
@@ -272,9 +280,9 @@ mod tests {
         file.append(&["ef".into()]).unwrap();
         assert_eq!(file.len(), 6);
         let buffers = Buffers::new(1);
-        assert_eq!(file.read(1..4, &buffers).unwrap(), "bcd");
+        assert_eq!(read(&file, 1..4, &buffers).unwrap(), "bcd");
         assert_eq!(
-            file.read(4..7, &buffers).unwrap_err().kind(),
+            read(&file, 4..7, &buffers).unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
         assert_eq!(format!("{file:?}"), "SpoolFile(6 bytes)");
@@ -320,7 +328,7 @@ mod tests {
         let file = Arc::new(room.finish());
         assert!(file.in_memory() && file.append(&["6".into()]).is_err());
         let buffers = Buffers::new(1);
-        let read = file.read(2..5, &buffers).unwrap();
+        let read = read(&file, 2..5, &buffers).unwrap();
         assert_eq!((file.len(), read), (6, "234".into()));
         let mut reader = Arc::clone(&file).reader(Stop::default());
         let (mut end, mut byte) = (Vec::new(), [0]);
@@ -359,15 +367,15 @@ mod tests {
         let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
         file.append(&["0123456789".into()]).unwrap();
         let buffers = Buffers::new(1);
-        let first = file.read(0..10, &buffers).unwrap();
+        let first = read(&file, 0..10, &buffers).unwrap();
         let at = first.as_ptr();
         let part = first.slice(3..);
         drop(first);
-        assert_ne!(file.read(0..10, &buffers).unwrap().as_ptr(), at);
+        assert_ne!(read(&file, 0..10, &buffers).unwrap().as_ptr(), at);
         assert_eq!(part, "3456789");
         drop(part);
         assert_eq!(lock(&buffers.free).len(), 1);
-        let (short, long) = (file.read(0..2, &buffers), file.read(2..10, &buffers));
+        let (short, long) = (read(&file, 0..2, &buffers), read(&file, 2..10, &buffers));
         assert_eq!(
             (short.unwrap(), long.unwrap()),
             ("01".into(), "23456789".into())

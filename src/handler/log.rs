@@ -52,11 +52,11 @@ pub(crate) enum LogNews {
 }
 
 /// So much of a log stays in memory.
-const HOT: u64 = 1 << 20;
+const HOT: u64 = 256 << 10;
 /// With so much, what is older is stored.
-const SWOLLEN: u64 = HOT + (512 << 10);
+const SWOLLEN: u64 = HOT + (256 << 10);
 /// Who writes faster than they are stored has to store them.
-const MOST: u64 = 3 << 20;
+const MOST: u64 = 1 << 20;
 
 /// So much is written to a spool at once, if nobody asks for it before: a line on its own costs
 /// three times what it costs among others.
