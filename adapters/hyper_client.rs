@@ -142,17 +142,17 @@ impl Target {
         proxy: Option<Proxy>,
     ) -> (Request<Outgoing>, Self) {
         let uri = std::mem::take(request.uri_mut());
-        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        let mut host = uri.host().unwrap_or_default().to_ascii_lowercase();
         let default = if secure { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default);
         let scheme = if secure { "https" } else { "http" };
         if !request.headers().contains_key(HOST) {
-            let value = match port == default {
-                true => host.clone(),
-                false => format!("{host}:{port}"),
-            };
             // A host of a URI can stand in a header.
-            if let Ok(value) = HeaderValue::try_from(value) {
+            let value = match port == default {
+                true => HeaderValue::from_str(&host),
+                false => HeaderValue::try_from(format!("{host}:{port}")),
+            };
+            if let Ok(value) = value {
                 request.headers_mut().insert(HOST, value);
             }
         }
@@ -173,9 +173,12 @@ impl Target {
                 format!("{scheme}://{host}:{port}")
             }
         };
+        if host.starts_with('[') {
+            host = host.trim_matches(['[', ']']).to_owned();
+        }
         let target = Self {
             place: place.into(),
-            host: host.trim_matches(['[', ']']).to_owned(),
+            host,
             port,
             secure,
             proxy,
