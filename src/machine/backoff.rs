@@ -21,6 +21,8 @@ const LONGEST_REFUSAL: Duration = Duration::from_secs(3000);
 pub(super) enum Setback {
     /// 409: somebody else was at it in the same moment.
     Conflict,
+    /// 409 to a job request: somebody else got the job, as happens all day.
+    Outrun,
     /// The token was refused.
     Refused,
     /// 429, or another error that says how long to wait.
@@ -65,10 +67,13 @@ impl Backoff {
         self.failures = failures.saturating_add(1);
         match setback {
             // A server that conflicts with every request must not be asked twice a second for ever.
-            Setback::Conflict if failures < 5 => {
+            Setback::Conflict | Setback::Outrun if failures < 5 => {
                 Duration::from_millis(500) + rng.below(Duration::from_millis(500))
             }
-            Setback::Conflict => rng.jitter(Duration::from_secs(3)),
+            Setback::Outrun => rng.jitter(Duration::from_secs(3)),
+            Setback::Conflict => rng.jitter(
+                doubled(Duration::from_secs(3), failures.saturating_sub(5)).min(LONGEST_TROUBLE),
+            ),
             Setback::Refused => {
                 rng.jitter(doubled(Duration::from_secs(60), failures).min(LONGEST_REFUSAL))
             }
@@ -182,9 +187,13 @@ mod tests {
 
     #[test]
     fn a_conflict_is_repeated_soon_but_not_for_ever() {
-        let waits = waits(Setback::Conflict, 8);
-        assert!(waits[..5].iter().all(|wait| (0.5..1.0).contains(wait)));
-        assert!(waits[5..].iter().all(|wait| *wait >= 3.0));
+        for setback in [Setback::Conflict, Setback::Outrun] {
+            let waits = waits(setback, 8);
+            assert!(waits[..5].iter().all(|wait| (0.5..1.0).contains(wait)));
+            assert!(waits[5..].iter().all(|wait| *wait >= 3.0));
+        }
+        let hour = waits(Setback::Conflict, 100);
+        assert!(hour.iter().sum::<f64>() > 3600.0);
     }
 
     #[test]
@@ -208,8 +217,9 @@ mod tests {
         fn waits_grow_and_have_a_limit(seed: u64, kind: u8, told: Option<u64>, steady: bool) -> bool {
             let told = told.map(Duration::from_secs);
             // How much of a wait is chance, and the longest one.
-            let (setback, chance, longest) = match kind % 4 {
-                0 => (Setback::Conflict, 2.0, 3.6),
+            let (setback, chance, longest) = match kind % 5 {
+                0 => (Setback::Conflict, 2.0, 60.0),
+                4 => (Setback::Outrun, 2.0, 3.6),
                 1 => (Setback::Refused, 1.2, 3600.0),
                 2 => (Setback::RateLimited(told), 1.2, 600.0),
                 _ => (Setback::Trouble, 1.2, 60.0),
@@ -218,7 +228,7 @@ mod tests {
             let mut rng = Rng::new(seed);
             let mut wait = || backoff.after(setback, &mut rng).as_secs_f64();
             let waits: Vec<f64> = std::iter::repeat_with(&mut wait).take(40).collect();
-            let least = told.filter(|_| kind % 4 == 2).map_or(0.0, |told| told.as_secs_f64());
+            let least = told.filter(|_| kind % 5 == 2).map_or(0.0, |told| told.as_secs_f64());
             waits.windows(2).all(|pair| pair[1] * chance >= pair[0])
                 && waits.iter().all(|wait| (least.min(600.0)..=longest).contains(wait))
         }

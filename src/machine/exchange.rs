@@ -502,7 +502,7 @@ impl Exchange {
             _ => JobStatus::Failed,
         };
         if *recommit == Recommit::Due && status != StatusCode::FORBIDDEN {
-            if !status.is_success() && !status.is_client_error() {
+            if is_trouble(status) || !status.is_success() && !status.is_client_error() {
                 return self.trouble(core, &Call::Final, response);
             }
             // Whatever came of it, the final state is tried once more.
@@ -596,5 +596,5 @@ impl Exchange {
 
 /// Whether the server (or a proxy) could not do what it was asked, which says nothing of the job.
 fn is_trouble(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429)
 }

@@ -6,7 +6,6 @@ use crate::{
     ids::ArtifactId,
     protocol::{
         ArtifactWhen, Failure, FailureReason, GoDuration, JobPayload, Phase, RunnerFeatures,
-        StepWhen,
     },
 };
 
@@ -36,8 +35,6 @@ pub(super) struct Step {
     pub(super) name: Arc<str>,
     pub(super) script: Arc<[String]>,
     pub(super) phase: Phase,
-    pub(super) allow_failure: bool,
-    when: StepWhen,
 }
 
 impl Plan {
@@ -65,8 +62,6 @@ impl Plan {
                 } else {
                     Phase::Script
                 },
-                allow_failure: step.allow_failure,
-                when: step.when.clone(),
             })
             .partition(|step| step.phase == Phase::AfterScript);
         if steps.is_empty() && native {
@@ -76,8 +71,6 @@ impl Plan {
                 name: "run".into(),
                 script: Arc::new([]),
                 phase: Phase::Script,
-                allow_failure: false,
-                when: StepWhen::OnSuccess,
             });
         }
         if steps.is_empty() {
@@ -89,13 +82,14 @@ impl Plan {
         }
         let limit = payload.time_limit(default_limit);
         let mut warnings = Vec::new();
+        let ignores_after_script = ignores_after_script(payload, &mut warnings);
         let mut time = |key| step_limit(payload, key, limit, &mut warnings);
         Ok(Self {
             steps,
             limit,
             script_limit: time("RUNNER_SCRIPT_TIMEOUT"),
             after_script_limit: time("RUNNER_AFTER_SCRIPT_TIMEOUT").unwrap_or(AFTER_SCRIPT_LIMIT),
-            ignores_after_script: payload.switch("AFTER_SCRIPT_IGNORE_ERRORS").unwrap_or(true),
+            ignores_after_script,
             warnings,
         })
     }
@@ -108,25 +102,16 @@ impl Plan {
         }
     }
 
-    /// Whether the job fails if this step does.
+    /// Whether the job fails if this step does. Its `allow_failure` is not asked, nor is its `when`:
+    /// GitLab judges a failure by the exit code.
     pub(super) fn counts(&self, step: &Step) -> bool {
-        match step.phase {
-            Phase::Script => !step.allow_failure,
-            Phase::AfterScript => !self.ignores_after_script,
-        }
+        step.phase == Phase::Script || !self.ignores_after_script
     }
 
-    /// The step to run after `last`. Once `failed`, only those that ask for it; once `stopped`,
-    /// only after_script.
+    /// The step to run after `last`: only after_script once one has failed, or the job is `stopped`.
     pub(super) fn after(&self, last: Option<&Step>, failed: bool, stopped: bool) -> Option<Step> {
         let next = last.map_or(0, |step| step.index + 1);
-        let runs = |step: &&Step| match (step.phase, &step.when) {
-            (Phase::AfterScript, _) => true,
-            (Phase::Script, _) if stopped => false,
-            (Phase::Script, StepWhen::Always) => true,
-            (Phase::Script, StepWhen::OnFailure) => failed,
-            (Phase::Script, _) => !failed,
-        };
+        let runs = |step: &&Step| step.phase == Phase::AfterScript || !failed && !stopped;
         self.steps.get(next..)?.iter().find(runs).cloned()
     }
 }
@@ -190,6 +175,20 @@ fn step_limit(
     };
     warnings.push(format!("{key} {why}, and does not count"));
     None
+}
+
+fn ignores_after_script(payload: &JobPayload, warnings: &mut Vec<String>) -> bool {
+    let key = "AFTER_SCRIPT_IGNORE_ERRORS";
+    let said = payload.switch(key);
+    let is_set = payload
+        .variable(key)
+        .is_some_and(|it| !it.value.trim().is_empty());
+    if said.is_none() && is_set {
+        warnings.push(format!(
+            "{key} is neither true nor false, and does not count"
+        ));
+    }
+    said.unwrap_or(true)
 }
 
 fn unrunnable(why: &str) -> (String, Failure) {

@@ -309,7 +309,7 @@ impl Poller {
             }
             // Another manager was faster, or the database lags: normal, and no trouble at all.
             StatusCode::CONFLICT => {
-                self.hold_until = core.now + self.backoff.after(Setback::Conflict, &mut core.rng);
+                self.hold_until = core.now + self.backoff.after(Setback::Outrun, &mut core.rng);
                 self.polled(core, poll, PollOutcome::NoJob);
                 None
             }

@@ -190,10 +190,11 @@ impl JobPayload {
                 password.flatten(),
             ]
         });
-        let inputs = self.inputs.iter().map(|input| match &input.value.content {
-            Value::String(text) if input.value.sensitive => Some(text.as_str()),
-            _ => None,
-        });
+        let inputs = self.inputs.iter().filter(|input| input.value.sensitive);
+        let inputs = inputs.flat_map(|input| texts(&input.value.content));
+        let stores = self.secrets.values().flat_map(|spec| spec.tokens());
+        // What a reference stands for is masked where it comes from.
+        let stores = stores.filter(|token| !token.expose().contains(['$', '%']));
         let tokens = self.dependencies.iter().map(|dependency| &dependency.token);
         let passwords = self
             .credentials
@@ -201,12 +202,13 @@ impl JobPayload {
             .map(|credential| &credential.password);
         let secrets = [&self.token].into_iter().chain(tokens).chain(passwords);
         secrets
+            .chain(stores)
             .map(|secret| Some(secret.expose()))
             .chain([repository])
             .chain(variables)
-            .chain(inputs)
             .flatten()
             .map(Cow::Borrowed)
+            .chain(inputs)
             .chain(decoded.map(Cow::Owned))
     }
 
@@ -228,9 +230,14 @@ impl JobPayload {
 
     /// What a variable says that switches something on or off, by GitLab's own runner's rules: `true`,
     /// `t` or a number that is 1 is on, `false`, `f` or 0 is off. None if it is missing or says
-    /// anything else.
+    /// anything else. References in it are followed.
     pub fn switch(&self, key: &str) -> Option<bool> {
-        let value = self.variable(key)?.value.as_str();
+        let variable = self.variable(key)?;
+        let value = match variable.raw {
+            true => Cow::Borrowed(variable.value.as_str()),
+            false => Cow::Owned(self.expand(&variable.value, |_| String::new())),
+        };
+        let value = value.trim();
         let is = |words: [&str; 2]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
         match value.parse() {
             _ if is(["true", "t"]) => Some(true),
@@ -239,6 +246,19 @@ impl JobPayload {
             Ok(0) => Some(false),
             _ => None,
         }
+    }
+}
+
+/// All texts in a value, and its numbers but for those that are in every log.
+fn texts(value: &Value) -> Vec<Cow<'_, str>> {
+    match value {
+        Value::String(text) => vec![Cow::Borrowed(text)],
+        Value::Number(number) if number.to_string().len() > 3 => {
+            vec![Cow::Owned(number.to_string())]
+        }
+        Value::Array(values) => values.iter().flat_map(texts).collect(),
+        Value::Object(fields) => fields.values().flat_map(texts).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -133,11 +133,21 @@ fn final_400_tries_running_first() {
 fn the_running_before_another_final_state_is_repeated_only_if_the_server_is_in_trouble() {
     let (mut world, update) = World::finishing(StepResult::Ok);
     world.reply(&update, reply(400));
-    let running = world.request();
-    world.reply(&running, html(500));
-    world.no_request();
-    let running = world.next_request();
-    assert_eq!(running.state(), "running");
+    let mut running = world.request();
+    let limited = reply(429).header("Retry-After", "60");
+    for (trouble, wait) in [
+        (html(500), SECOND),
+        (limited, 60 * SECOND),
+        (reply(409), SECOND / 2),
+        (reply(408), SECOND),
+    ] {
+        world.reply(&running, trouble);
+        world.no_request();
+        let waited;
+        (waited, running) = world.next_request_after();
+        assert!(waited >= wait, "{waited:?}");
+        assert_eq!(running.state(), "running");
+    }
     world.reply(&running, reply(404));
     let again = world.request();
     assert_eq!(again.body, update.body);

@@ -86,39 +86,42 @@ fn further_steps_run_before_after_script_until_one_fails() {
         ("after_script", "always", true),
         ("script", "on_success", false),
         ("release", "on_success", false),
-        ("on_fire", "on_failure", false),
-        ("always", "always", false),
+        ("last", "on_success", false),
     ];
     let mut world = World::running(&with_steps(&steps));
-    world.finish_step(StepResult::Ok, 0);
-    assert_eq!(world.step(), "release");
-    world.finish_step(StepResult::Ok, 0);
-    assert_eq!(world.step(), "always");
-    world.finish_step(StepResult::Ok, 0);
-    assert_eq!(world.step(), "after_script");
+    for step in ["release", "last", "after_script"] {
+        world.finish_step(StepResult::Ok, 0);
+        assert_eq!(world.step(), step);
+    }
 
-    let mut world = World::running(&with_steps(&steps));
-    world.finish_step(failed(), 0);
-    assert_eq!(world.step(), "on_fire");
-    world.finish_step(StepResult::Ok, 0);
-    assert_eq!(world.step(), "always");
-    world.finish_step(StepResult::Ok, 0);
-    assert_eq!(world.step(), "after_script");
-    world.finish_step(StepResult::Ok, 0);
-    assert_eq!(result(&mut world).json()["exit_code"], 3);
+    for fails in ["script", "release"] {
+        let mut world = World::running(&with_steps(&steps));
+        if fails == "release" {
+            world.finish_step(StepResult::Ok, 0);
+            assert_eq!(world.step(), "release");
+        }
+        world.finish_step(failed(), 0);
+        assert_eq!(world.step(), "after_script");
+        world.finish_step(StepResult::Ok, 0);
+        assert_eq!(result(&mut world).json()["exit_code"], 3);
+    }
 }
 
+/// Whether a failure is allowed is for GitLab to say, by the exit code.
 #[test]
-fn a_step_that_may_fail() {
-    let steps = [
-        ("script", "on_success", true),
-        ("release", "on_success", false),
-    ];
-    let mut world = World::running(&with_steps(&steps));
-    world.finish_step(failed(), 0);
-    assert_eq!(world.step(), "release");
-    world.finish_step(StepResult::Ok, 0);
-    assert_eq!(result(&mut world).state(), "success");
+fn when_and_allow_failure_of_a_step_do_not_count() {
+    for when in ["on_success", "on_failure", "always"] {
+        let steps = [("script", when, true), ("release", when, true)];
+        let mut world = World::running(&with_steps(&steps));
+        world.finish_step(failed(), 0);
+        let update = result(&mut world).json();
+        assert_eq!(update["state"], "failed", "{when}");
+        assert_eq!(update["exit_code"], 3, "{when}");
+
+        let mut world = World::running(&with_steps(&steps));
+        world.finish_step(StepResult::Ok, 0);
+        assert_eq!(world.step(), "release", "{when}");
+    }
 }
 
 #[test]

@@ -46,9 +46,8 @@ fn a_further_step_belongs_to_the_script() {
     let mut world = World::running(&with_release());
     world.finish_step(StepResult::Ok, 0);
     assert_eq!(step(&mut world), ("release".into(), "running"));
-    // It is allowed to.
     world.finish_step(StepResult::Failed(Failure::exit_code(1)), 0);
-    assert_eq!(step(&mut world), ("after_script".into(), "success"));
+    assert_eq!(step(&mut world), ("after_script".into(), "failed"));
 }
 
 #[test]

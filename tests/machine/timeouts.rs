@@ -231,6 +231,34 @@ fn odd_limits_are_warned_of() {
 }
 
 #[test]
+fn an_odd_switch_is_warned_of() {
+    let key = "AFTER_SCRIPT_IGNORE_ERRORS";
+    for (value, is_odd) in [("no", true), ("2", true), ("", false), ("true", false)] {
+        let mut world = World::starting(&with(&[(key, value)]));
+        if is_odd {
+            let JobOutput::Note(note) = world.job_output() else {
+                panic!("no note");
+            };
+            assert!(note.contains(&format!("WARNING: {key}")), "{note}");
+        }
+        world.job_input(JobInput::Accepted);
+        assert_eq!(world.step(), "script", "{value}");
+    }
+}
+
+#[test]
+fn a_switch_may_refer_to_other_variables() {
+    let mut world = World::running(&with(&[
+        ("COUNTS", "false"),
+        ("AFTER_SCRIPT_IGNORE_ERRORS", "$COUNTS"),
+    ]));
+    world.finish_step(StepResult::Ok, 0);
+    assert_eq!(world.step(), "after_script");
+    world.finish_step(StepResult::Failed(Failure::exit_code(9)), 0);
+    assert_eq!(result(&mut world)["exit_code"], 9);
+}
+
+#[test]
 fn a_limit_may_refer_to_other_variables() {
     let mut world = World::running(&with(&[
         ("SHORT", "7"),

@@ -29,8 +29,8 @@ impl JobPayload {
     /// - `$NAME` and `${NAME}`, with letters, digits and underscores: the last value of that name,
     ///   or nothing if there is none. There are no operators as in a shell: `${NAME:-x}` is nothing.
     /// - `%NAME%`: the same, but left alone if there is no such variable.
-    /// - `$$` is `$`; `$` before `*#@!?-` or a digit goes with that character, and any other `$`
-    ///   stays.
+    /// - `$$` is `$`; `$` before `*#@!?-` or a digit goes with that character, `${` that nothing closes
+    ///   goes, and any other `$` stays.
     /// - A variable that leads back to itself is empty there.
     /// - What is to be a file stands for its path, which `file_path` makes from the key.
     ///
@@ -180,12 +180,18 @@ impl Expansion<'_, '_> {
 
     /// What follows a `$`: how much of it was used, if it was a reference.
     fn dollar(&mut self, rest: &str, has_brace: &mut bool) -> Option<usize> {
-        if let Some(inner) = rest.strip_prefix('{').filter(|_| *has_brace) {
-            let Some(end) = inner.find('}') else {
+        if let Some(inner) = rest.strip_prefix('{') {
+            // Looked for only once, if there is none.
+            let end = has_brace.then(|| inner.find('}')).flatten();
+            let Some(end) = end else {
                 *has_brace = false;
-                return None;
+                // As Go's `os.Expand` has it.
+                return Some(1);
             };
-            self.reference(&inner[..end]);
+            match &inner[..end] {
+                "$" => self.push("$"),
+                name => self.reference(name),
+            }
             return Some(end + 2);
         }
         let first = rest.chars().next()?;
@@ -311,7 +317,9 @@ mod tests {
             ("${dots.in}", "d"),
             ("aa$@bb $1x", "aabb x"),
             ("$/dsa $", "$/dsa $"),
-            ("${a", "${a"),
+            ("${a", "a"),
+            ("$ ${a ${b", "$ a b"),
+            ("${$}", "$"),
             ("100% of %", "100% of %"),
             ("$me", "xy"),
             ("$ping", "io"),
@@ -345,7 +353,7 @@ mod tests {
             { "key": "specials", "value": specials },
             { "key": "plain", "value": plain },
         ]));
-        assert_eq!(expand(&payload, "$braces"), braces);
+        assert_eq!(expand(&payload, "$braces"), "");
         assert_eq!(expand(&payload, &"$specials".repeat(100_000)), "");
         assert_eq!(expand(&payload, &"$plain".repeat(100_000)), plain);
     }

@@ -234,3 +234,44 @@ objects! {
         pub jwt: Option<Secret>,
     }
 }
+
+impl SecretSpec {
+    /// All that lets somebody in, references to variables among it.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = &Secret> {
+        let Self {
+            vault,
+            azure_key_vault,
+            gcp_secret_manager,
+            aws_secrets_manager,
+            gitlab_secrets_manager,
+            akeyless,
+            file: _,
+            token,
+        } = self;
+        let akeyless = akeyless.iter().flat_map(|it| {
+            let server = &it.server;
+            [
+                &server.access_key,
+                &server.akeyless_token,
+                &server.uid_token,
+                &server.k8s_service_account_token,
+                &server.jwt,
+            ]
+        });
+        let vault = vault.iter().map(|it| &it.server.auth.data.jwt);
+        let azure = azure_key_vault.iter().map(|it| &it.server.jwt);
+        let gcp = gcp_secret_manager.iter().map(|it| &it.server.jwt);
+        let aws = aws_secrets_manager.iter().map(|it| &it.server.jwt);
+        let gitlab = gitlab_secrets_manager.iter();
+        let gitlab = gitlab.map(|it| &it.server.inline_auth.jwt);
+        [token]
+            .into_iter()
+            .chain(vault)
+            .chain(azure)
+            .chain(gcp)
+            .chain(aws)
+            .chain(gitlab)
+            .chain(akeyless)
+            .flatten()
+    }
+}

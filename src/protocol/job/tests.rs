@@ -65,23 +65,50 @@ fn everything_secret_is_to_be_masked() {
             { "key": "a", "value": { "content": "sensitive", "sensitive": true } },
             { "key": "b", "value": { "content": "open", "sensitive": false } },
             { "key": "c", "value": { "content": true, "sensitive": true } },
+            { "key": "d", "value": { "content": ["in-array", { "a": "in-struct" }], "sensitive": true } },
+            { "key": "e", "value": { "content": 271828, "sensitive": true } },
+            { "key": "f", "value": { "content": 12, "sensitive": true } },
         ],
+        "secrets": {
+            "V": { "vault": { "server": { "auth": { "data": { "jwt": "jwt-vault" } } } }, "token": "$ID_TOKEN" },
+            "Z": { "azure_key_vault": { "server": { "jwt": "jwt-azure" } } },
+            "G": { "gcp_secret_manager": { "server": { "jwt": "jwt-gcp" } } },
+            "W": { "aws_secrets_manager": { "server": { "jwt": "jwt-aws" } } },
+            "L": { "gitlab_secrets_manager": { "server": { "inline_auth": { "jwt": "jwt-gitlab" } } } },
+            "K": { "akeyless": { "server": {
+                "access_key": "key-akeyless", "akeyless_token": "token-akeyless", "uid_token": "uid-akeyless",
+                "k8s_service_account_token": "k8s-akeyless", "jwt": "jwt-akeyless",
+            } } },
+        },
     }));
     let mut values = payload.mask_values();
     values.sort();
     assert_eq!(
         values,
         [
+            "271828",
             "another-job-token",
             "dependency-token",
             "hidden-by-a-later-one",
+            "in-array",
+            "in-struct",
             "job-token",
+            "jwt-akeyless",
+            "jwt-aws",
+            "jwt-azure",
+            "jwt-gcp",
+            "jwt-gitlab",
+            "jwt-vault",
+            "k8s-akeyless",
+            "key-akeyless",
             "masked",
             "one\ntwo",
             "registry-password",
             "repo password",
             "repo%20password",
             "sensitive",
+            "token-akeyless",
+            "uid-akeyless",
             "url-password",
         ]
     );

@@ -130,9 +130,9 @@ objects! {
         pub script: Arc<[String]>,
         /// The time limit of the whole job once more, in seconds; not one of this step.
         pub timeout: Option<i64>,
-        /// When to run it.
+        /// When to run it. No runner asks: steps run until one fails, then `after_script`.
         pub when: StepWhen,
-        /// Whether its failure leaves the job as it is.
+        /// Whether its failure leaves the job as it is. No runner asks: GitLab judges the exit code.
         pub allow_failure: bool,
     }
 
