@@ -21,6 +21,9 @@ use super::{
     weather::What,
 };
 
+/// So long after its end a job's log is sent, if that is all there is to wait for.
+const FLUSH: Duration = Duration::from_secs(1800);
+
 /// What is wrong, all of it.
 pub(crate) fn check(plan: &Plan, evidence: &Evidence) -> Vec<String> {
     let mut wrong = evidence
@@ -234,7 +237,8 @@ impl Case<'_> {
             limit: self.plan.trace_limit,
         };
         let ended = fate.ended || outer.maybe_missing;
-        let whole = reported && !ended && self.shrunk_too_late().is_none();
+        let whole =
+            reported && !ended && self.shrunk_too_late().is_none() && !self.flushed_in_vain(notes);
         let much = if whole { Much::All } else { Much::Some };
         let told = match log.check(&self.report.log, much) {
             Ok(told) => told,
@@ -400,6 +404,14 @@ impl Case<'_> {
             }
         }
         false
+    }
+
+    /// There was so much trouble that the rest of the log was given up for the sake of the result.
+    fn flushed_in_vain(&self, notes: &Notes) -> bool {
+        let id = self.report.id.0;
+        let ended = notes.entries.last().map_or(notes.begun, |(at, _)| *at);
+        let mut seen = self.evidence.seen.iter();
+        seen.any(|it| it.job == Some(id) && it.is_final() && it.at >= ended + FLUSH)
     }
 
     /// A part of the log was lost when no more of it was sent.

@@ -197,6 +197,13 @@ impl Plan {
         if !plan.is_calm() || !told || plan.runners.len() > 1 {
             plan.runners.iter_mut().for_each(|it| it.token_life = None);
         }
+        // Three quarters of it pass before another is asked for, and so may two requests there and back.
+        let shortest = 16 * plan.slowest().as_secs();
+        let lives = plan
+            .runners
+            .iter_mut()
+            .filter_map(|it| it.token_life.as_mut());
+        lives.for_each(|life| *life = shortest.max(*life));
         plan
     }
 

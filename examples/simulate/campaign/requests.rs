@@ -66,16 +66,15 @@ fn one_job(plan: &Plan, seen: &[&Seen]) -> Vec<(Time, String)> {
             let text = format!("{:?} after {:?} at {}", seen.what, before.answer, before.at);
             wrong.push((seen.at, text));
         }
-        let is_final = matches!(seen.state.as_deref(), Some("success" | "failed"));
         match seen.answer {
-            Some((at, 429)) => {
+            Some((at, status)) if status == 429 || status >= 500 && seen.retry_after.is_some() => {
                 let seconds = seen.retry_after.unwrap_or(1).min(600);
                 pause = Some((at + Duration::from_secs(seconds), seen));
             }
             // The first may have travelled long, the next one not.
             Some((_, 500..)) | None => pause = Some((seen.at + (PAUSE - slack.min(PAUSE)), seen)),
             Some((at, 403)) => over = over.or(Some((at, "403"))),
-            Some((at, 200)) if is_final => over = over.or(Some((at, "its end"))),
+            Some((at, 200)) if seen.is_final() => over = over.or(Some((at, "its end"))),
             _ => {}
         }
     }

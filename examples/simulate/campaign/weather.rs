@@ -15,6 +15,9 @@ use http::{Method, Request, Response, request::Parts};
 
 use super::dice::{Dice, Random};
 
+/// When the first nine seconds are over.
+const NINE: &str = "Wed, 01 Jan 2025 00:00:09 GMT";
+
 /// Trouble, in so many of a thousand requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Weather {
@@ -200,7 +203,7 @@ impl<S: Server> Outside<S> {
                     Some(value.to_owned())
                 };
                 seen.answer = Some((now, reply.status().as_u16()));
-                seen.retry_after = header("Retry-After").and_then(|it| it.parse().ok());
+                seen.retry_after = header("Retry-After").and_then(|it| wait(&it, now));
                 seen.job_status = header("Job-Status");
             }
             Answer::Hold(hold) => {
@@ -212,7 +215,20 @@ impl<S: Server> Outside<S> {
     }
 }
 
+/// How many seconds there are at least until then. The world begins with 2025.
+fn wait(retry_after: &str, now: Time) -> Option<u64> {
+    match retry_after {
+        NINE => Some(9_u64.saturating_sub(now.since_origin().as_secs() + 1)),
+        seconds => seconds.parse().ok(),
+    }
+}
+
 impl Seen {
+    /// Whether it tells how the job has ended.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self.state.as_deref(), Some("success" | "failed"))
+    }
+
     fn of(at: Time, request: &Request<Bytes>) -> Self {
         let path = request.uri().path();
         let path = path.trim_start_matches("/gitlab");
@@ -370,7 +386,7 @@ impl<S: Server> Server for Outside<S> {
                     "1.5",
                     "100",
                     "99999999999999999999",
-                    "Wed, 01 Jan 2025 00:00:09 GMT",
+                    NINE,
                     "Wed, 01 Jan 2020 00:00:00 GMT",
                 ]);
                 reply(status, Some(("Retry-After", wait)))
