@@ -80,9 +80,13 @@ impl Reference<'_> {
                 }
                 ('$', Some('{')) if rest.contains(&'}') => {
                     let name: String = rest[1..].iter().take_while(|c| **c != '}').collect();
-                    out += &self.value(&name)?;
+                    match name.as_str() {
+                        "$" => out.push('$'),
+                        name => out += &self.value(name)?,
+                    }
                     name.chars().count() + 3
                 }
+                ('$', Some('{')) => 2,
                 ('$', Some(c)) if c.is_ascii_digit() || "*#@!?-".contains(*c) => 2,
                 ('$', _) if !name.is_empty() => {
                     out += &self.value(&name)?;
