@@ -52,14 +52,22 @@ pub trait Server: Send + 'static {
     /// The answer to a request that was put on hold, if it is due at `now`.
     ///
     /// Called after every [`handle`](Self::handle), after every change from outside and when
-    /// [`poll_timeout`](Self::poll_timeout) has come, until it gives `None`.
-    fn poll_answer(&mut self, now: Time) -> Option<(HoldId, Answer)>;
+    /// [`poll_timeout`](Self::poll_timeout) has come, until it gives `None`. A server that answers
+    /// all at once does without this and the next two.
+    fn poll_answer(&mut self, now: Time) -> Option<(HoldId, Answer)> {
+        let _ = now;
+        None
+    }
 
     /// When to call [`poll_answer`](Self::poll_answer) at the latest.
-    fn poll_timeout(&self) -> Option<Time>;
+    fn poll_timeout(&self) -> Option<Time> {
+        None
+    }
 
     /// The client of a request on hold has gone away.
-    fn drop_hold(&mut self, hold: HoldId);
+    fn drop_hold(&mut self, hold: HoldId) {
+        let _ = hold;
+    }
 }
 
 /// How much of a request's body a server wants.

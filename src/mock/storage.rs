@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 
 use super::{
-    Answer, HoldId, Server,
+    Answer, Server,
     gitlab::{
         Endpoint, Override,
         plan::{self, Effect, Planned},
@@ -302,16 +302,6 @@ impl Server for ObjectStore {
         });
         answer
     }
-
-    fn poll_answer(&mut self, _now: Time) -> Option<(HoldId, Answer)> {
-        None
-    }
-
-    fn poll_timeout(&self) -> Option<Time> {
-        None
-    }
-
-    fn drop_hold(&mut self, _hold: HoldId) {}
 }
 
 /// Counts only: links are secrets.

@@ -7,7 +7,7 @@ use futures::future::{Either, select};
 use gitlab_runner::{
     RunErrorKind, Runner, Time,
     job::Job,
-    mock::{Answer, Endpoint, HoldId, JobSpec, JobStatus, Override, Server},
+    mock::{Answer, Endpoint, JobSpec, JobStatus, Override, Server},
     outputln,
 };
 use http::{Request, Response};
@@ -245,16 +245,6 @@ impl Server for Doorman {
         let refusal = Response::builder().status(403);
         Answer::Reply(refusal.body(Bytes::new()).unwrap())
     }
-
-    fn poll_answer(&mut self, _: Time) -> Option<(HoldId, Answer)> {
-        None
-    }
-
-    fn poll_timeout(&self) -> Option<Time> {
-        None
-    }
-
-    fn drop_hold(&mut self, _: HoldId) {}
 }
 
 #[test]

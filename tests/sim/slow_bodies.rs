@@ -8,8 +8,7 @@ use gitlab_runner::{
     Time,
     adapter::Body,
     mock::{
-        Answer, Endpoint, HoldId, JobReport, JobSpec, JobStatus, MockGitlab, Override, Server,
-        Trickle,
+        Answer, Endpoint, JobReport, JobSpec, JobStatus, MockGitlab, Override, Server, Trickle,
     },
     sim::Sim,
 };
@@ -32,16 +31,6 @@ impl Server for Slow {
         let reply = reply.extension(Trickle::new(2, 3 * SECOND));
         Answer::Reply(reply.body(Bytes::from_static(b"abcde")).unwrap())
     }
-
-    fn poll_answer(&mut self, _: Time) -> Option<(HoldId, Answer)> {
-        None
-    }
-
-    fn poll_timeout(&self) -> Option<Time> {
-        None
-    }
-
-    fn drop_hold(&mut self, _: HoldId) {}
 }
 
 #[test]

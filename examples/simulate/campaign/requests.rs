@@ -53,7 +53,7 @@ fn one_job(plan: &Plan, seen: &[&Seen]) -> Vec<(Time, String)> {
             && !asks
             && seen.at > at + slack + slack
         {
-            let state = seen.state.as_deref().unwrap_or_default();
+            let state = state.unwrap_or_default();
             wrong.push((seen.at, format!("{:?} {state} after {why}", seen.what)));
             break;
         }
