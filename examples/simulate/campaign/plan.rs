@@ -198,7 +198,7 @@ impl Plan {
             plan.runners.iter_mut().for_each(|it| it.token_life = None);
         }
         // Three quarters of it pass before another is asked for, and so may two requests there and back.
-        let shortest = 16 * plan.slowest().as_secs();
+        let shortest = (16 * plan.slowest()).as_secs() + 1;
         let lives = plan
             .runners
             .iter_mut()

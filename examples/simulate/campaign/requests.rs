@@ -17,12 +17,17 @@ pub(crate) fn check(plan: &Plan, evidence: &Evidence, wrong: &mut Vec<String>) {
     tokens(plan, evidence, wrong);
     for (report, job) in evidence.reports.iter().zip(&plan.jobs) {
         let id = report.id.0;
-        let of_job: Vec<&Seen> = evidence
+        let mut of_job: Vec<&Seen> = evidence
             .seen
             .iter()
             .filter(|it| it.job == Some(id))
-            .filter(|it| matches!(it.what, What::Patch | What::Update | What::Upload))
+            .filter(|it| !matches!(it.what, What::Download | What::Other))
             .collect();
+        // A job request may have waited for long when it hands out a job.
+        of_job.sort_by_key(|it| match (it.what, it.answer) {
+            (What::Poll, Some((at, _))) => at,
+            _ => it.at,
+        });
         for (at, text) in one_job(plan, &of_job) {
             wrong.push(format!("{} ({id}): {text} at {at}", job.name));
         }
@@ -44,6 +49,10 @@ fn one_job(plan: &Plan, seen: &[&Seen]) -> Vec<(Time, String)> {
     let again = plan.parts.contains("weather-Again");
     let mut unanswered = false;
     for seen in seen {
+        if seen.what == What::Poll {
+            unanswered = over.is_some();
+            continue;
+        }
         let state = seen.state.as_deref();
         let asks = again && (state == Some("running") || unanswered && state == Some("failed"));
         if asks {
@@ -108,6 +117,8 @@ fn polls(plan: &Plan, evidence: &Evidence, wrong: &mut Vec<String>) {
         }
         for pair in polls.windows(2) {
             let failed = match pair[0].answer {
+                // That says when.
+                Some((_, 429 | 503)) if pair[0].retry_after.is_some() => false,
                 Some((_, status)) => status >= 500 || status == 429,
                 None => true,
             };

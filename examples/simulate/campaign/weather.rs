@@ -115,6 +115,7 @@ impl Weather {
 pub(crate) struct Seen {
     pub(crate) at: Time,
     pub(crate) what: What,
+    /// Of a job request: the one it brought.
     pub(crate) job: Option<u64>,
     /// Of a patch: the first byte, and the last and one.
     pub(crate) range: Option<(u64, u64)>,
@@ -205,6 +206,11 @@ impl<S: Server> Outside<S> {
                 seen.answer = Some((now, reply.status().as_u16()));
                 seen.retry_after = header("Retry-After").and_then(|it| wait(&it, now));
                 seen.job_status = header("Job-Status");
+                if seen.what == What::Poll && reply.status() == 201 {
+                    let job: serde_json::Value =
+                        serde_json::from_slice(reply.body()).unwrap_or_default();
+                    seen.job = job["id"].as_u64();
+                }
             }
             Answer::Hold(hold) => {
                 self.holds.insert(*hold, number);
