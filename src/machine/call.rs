@@ -224,3 +224,34 @@ impl fmt::Display for Rough {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn severe_is_what_somebody_has_to_look_after() {
+        let trouble = || Trouble::Stopped;
+        for (news, wanted) in [
+            (
+                TokenNotice::Expires {
+                    left: Duration::ZERO,
+                },
+                false,
+            ),
+            (TokenNotice::Rotated { life: None }, false),
+            (
+                TokenNotice::RotationFailed {
+                    trouble: trouble(),
+                    retry_in: Duration::ZERO,
+                },
+                false,
+            ),
+            (TokenNotice::NotPersisted { why: String::new() }, true),
+            (TokenNotice::MaybeLost { trouble: trouble() }, true),
+            (TokenNotice::Lost(trouble()), true),
+        ] {
+            assert_eq!(news.is_severe(), wanted, "{news}");
+        }
+    }
+}

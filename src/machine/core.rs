@@ -405,3 +405,102 @@ pub(super) fn redirect_display(location: &[u8]) -> String {
         .take(200)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ServerUrl;
+
+    const TOKEN: &str = "glrt-core";
+
+    fn core() -> Core {
+        let server = ServerUrl::parse("https://gitlab.example.com").unwrap();
+        let mut core = Core::new(MachineConfig::new(server, Secret::from(TOKEN), "s_1"), 1);
+        core.now = Time::from_secs(100);
+        core
+    }
+
+    fn limited(body: &'static str, seconds: u64) -> Response<Bytes> {
+        let response = Response::builder()
+            .status(429)
+            .header("Retry-After", seconds)
+            .body(Bytes::from_static(body.as_bytes()));
+        response.unwrap()
+    }
+
+    fn said(status: u16, body: impl Into<Bytes>, token: &str) -> String {
+        let response = Response::builder().status(status).body(body.into());
+        match trouble(&response.unwrap(), &Secret::from(token)) {
+            Trouble::Status { message, .. } => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_shared_limit_holds_all_and_lets_them_come_back_one_by_one() {
+        let mut core = core();
+        let wait = core.wait_after(&mut Backoff::default(), &limited("{}", 100));
+        assert!(wait >= Duration::from_secs(100));
+        assert_eq!(core.shared_hold(None), Time::ZERO);
+
+        let wait = core.wait_after(&mut Backoff::default(), &limited("Retry later\n", 100));
+        let until = core.now + wait;
+        assert_eq!(core.shared_hold(None), until);
+        assert_eq!(core.shared_hold(Some(JobId(3000))), until);
+        assert_eq!(core.shared_hold(Some(JobId(1))), until + wait / 5000);
+        assert_eq!(core.shared_hold(Some(JobId(7500))), until + wait / 10);
+
+        // The longest wait counts.
+        core.now = Time::from_secs(150);
+        core.wait_after(&mut Backoff::default(), &limited("Retry later\n", 20));
+        assert_eq!(core.shared_hold(None), until);
+        let wait = core.wait_after(&mut Backoff::default(), &limited("Retry later\n", 200));
+        assert_eq!(core.shared_hold(None), core.now + wait);
+    }
+
+    #[test]
+    fn a_request_id_is_the_digits_of_a_random_number() {
+        let mut rng = Rng::new(3);
+        let digits = format!("{:032x}", rng.clone().wide());
+        assert_eq!(request_id(&mut rng), *digits);
+    }
+
+    #[test]
+    fn trouble_says_what_the_server_said() {
+        assert_eq!(said(404, "", TOKEN), "");
+        assert_eq!(
+            said(404, r#"{"message":"404 Not Found"}"#, TOKEN),
+            "404 Not Found"
+        );
+        assert_eq!(said(200, r#"{"error":"odd"}"#, TOKEN), "odd");
+        let page = "not as GitLab answers; is it a proxy or another server that does?";
+        assert_eq!(said(200, "<html>", TOKEN), page);
+        assert_eq!(
+            said(403, r#"{"error":"no glrt-core"}"#, TOKEN),
+            "no [MASKED]"
+        );
+        // What would take long to look through is not looked at, and nothing stands for no token.
+        assert_eq!(said(403, r#"{"error":"no"}"#, ""), "");
+        for (len, found) in [(MESSAGE_LIMIT, true), (MESSAGE_LIMIT + 1, false)] {
+            let mut body = r#"{"error":"long"}"#.to_owned();
+            body += &" ".repeat(len - body.len());
+            assert_eq!(!said(403, body, TOKEN).is_empty(), found);
+        }
+    }
+
+    #[test]
+    fn targets_of_redirects_are_shown_without_what_may_be_secret() {
+        for (location, wanted) in [
+            (
+                "https://u:p@host:8443/a/b?token=1#2",
+                "https://host:8443/a/b",
+            ),
+            ("//host/a", "//host/a"),
+            ("/users/sign_in?x", "/users/sign_in"),
+            ("https://host", "https://host"),
+            ("", ""),
+        ] {
+            assert_eq!(redirect_display(location.as_bytes()), wanted);
+        }
+    }
+}

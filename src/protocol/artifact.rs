@@ -196,6 +196,10 @@ mod tests {
                 "{name:?}"
             );
         }
+        for (letters, wanted) in [(250, 250), (251, 251), (252, 251)] {
+            let name = artifact_file_name(Some(&"a".repeat(letters)), None);
+            assert_eq!(name, "a".repeat(wanted) + ".zip");
+        }
         let long = "é".repeat(300);
         let name = artifact_file_name(Some(&long), None);
         assert!(name.len() <= 255 && name.ends_with("é.zip"), "{name}");

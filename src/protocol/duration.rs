@@ -128,6 +128,8 @@ mod tests {
         ] {
             assert_eq!(GoDuration::parse(text), wanted, "{text:?}");
         }
+        let longest = GoDuration::Forward(Duration::from_nanos(i64::MAX as u64));
+        assert_eq!(GoDuration::parse("9223372036854775807ns"), Some(longest));
         assert_eq!(
             GoDuration::parse("2562047h"),
             Some(GoDuration::Forward(Duration::from_secs(2_562_047 * 3600)))

@@ -95,6 +95,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_long_body_is_not_looked_at() {
+        for (len, wanted) in [(MAX_BODY, "no"), (MAX_BODY + 1, "")] {
+            let mut body = r#"{"error":"no"}"#.to_owned();
+            body += &" ".repeat(len - body.len());
+            assert_eq!(error_message(body.as_bytes()), wanted);
+        }
+    }
+
+    #[test]
     fn gitlabs_words_are_found() {
         for (body, wanted) in [
             (

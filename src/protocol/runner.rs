@@ -212,6 +212,10 @@ mod tests {
                 "maximum_timeout": 3600, "run_untagged": false, "locked": true, "paused": true,
             })
         );
+        // As a transcript reads it.
+        let again: Registration = serde_json::from_slice(&register_body(&registration)).unwrap();
+        assert_eq!(again.tag_list, registration.tag_list);
+        assert_eq!(again.maximum_timeout, Some(Duration::from_secs(3600)));
     }
 
     #[test]

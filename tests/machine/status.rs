@@ -7,7 +7,7 @@ use gitlab_runner::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{World, payload, payload_with_after_script, reply};
+use crate::world::{JOB, World, payload, payload_with_after_script, reply};
 
 /// The name of the step that is to run, and the status for it.
 fn step(world: &mut World) -> (String, &'static str) {
@@ -102,4 +102,31 @@ fn the_payload_is_kept_as_it_came_if_that_is_wanted() {
         let shown = format!("{started:?}");
         assert!(!shown.contains("brand_new"), "{shown}");
     }
+}
+
+#[test]
+fn anybody_may_ask_how_a_job_has_gone_so_far() {
+    let (mut world, commit) = World::committing(&payload_with_after_script());
+    let status = |world: &World| world.machine.script_status(JOB);
+    assert_eq!(status(&world), Some(ScriptStatus::Running));
+    world.reply(&commit, reply(200));
+    assert_eq!(status(&world), Some(ScriptStatus::Running));
+    world.job_output();
+    world.job_input(JobInput::Accepted);
+    assert_eq!(step(&mut world), ("script".into(), "running"));
+    assert_eq!(status(&world), Some(ScriptStatus::Running));
+    let failed = StepResult::Failed(Failure::exit_code(3));
+    world.finish_step(failed, 0);
+    assert_eq!(step(&mut world), ("after_script".into(), "failed"));
+    assert_eq!(status(&world), Some(ScriptStatus::Failed));
+    world.finish_step(StepResult::Ok, 0);
+    world.clean_up(0);
+    assert_eq!(status(&world), Some(ScriptStatus::Failed));
+    let update = world.next_update();
+    world.reply(&update, reply(200));
+    assert_eq!(status(&world), None);
+
+    let mut world = World::running(&payload());
+    world.finish_step(StepResult::Ok, 0);
+    assert_eq!(status(&world), Some(ScriptStatus::Success));
 }

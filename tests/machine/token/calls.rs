@@ -254,6 +254,42 @@ fn a_stop_waits_for_a_token_that_is_on_its_way() {
 }
 
 #[test]
+fn who_has_left_changes_no_token() {
+    let mut world = rotating(5);
+    let poll = world.request();
+    world.input(Input::SetCapacity(0));
+    world.reply(&poll, reply(204));
+    assert!(world.machine.poll_timeout().is_some());
+    let leave = calls(&mut world, RunnerCall::Unregister);
+    world.reply(&leave, reply(204));
+    assert_eq!(world.machine.poll_timeout(), None);
+}
+
+#[test]
+fn what_fails_while_the_runner_stops_is_not_tried_again() {
+    let mut world = World::new();
+    let reset = calls(&mut world, RunnerCall::ResetToken);
+    world.input(Input::Stop(StopMode::Drain));
+    assert!(world.called.is_empty());
+    world.fail(&reset, false);
+    assert!(matches!(world.called[0], CallOutcome::ResetFailed(_)));
+    assert!(world.stopped.is_some());
+}
+
+#[test]
+fn an_answer_to_something_else_is_not_that_of_a_call() {
+    let mut world = World::new();
+    world.input(Input::PollOnce);
+    let poll = world.request();
+    let verify = calls(&mut world, RunnerCall::Verify);
+    world.reply(&poll, reply(204));
+    assert!(matches!(world.polled[0], PollOutcome::NoJob));
+    assert!(world.called.is_empty());
+    world.reply(&verify, reply(200));
+    assert!(matches!(world.called[0], CallOutcome::Verified(_)));
+}
+
+#[test]
 fn a_stop_ends_what_waits() {
     let mut world = World::new();
     let verify = calls(&mut world, RunnerCall::Verify);

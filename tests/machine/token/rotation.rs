@@ -269,6 +269,64 @@ fn a_start_that_could_not_verify_asks_later_how_long_the_token_lives() {
     assert_eq!(world.next_deadline(), Reason::TokenRotation);
 }
 
+#[test]
+fn a_start_that_could_not_verify_asks_no_more_when_nothing_is_rotated() {
+    for rotate in [false, true] {
+        let mut world = World::with(|config| (config.verify, config.rotate) = (true, rotate));
+        world.input(Input::PollOnce);
+        let verify = world.request();
+        // A token that is refused is not asked about either.
+        world.reply(&verify, if rotate { reply(403) } else { html(502) });
+        if let Some(poll) = world.pending() {
+            world.reply(&poll, reply(204));
+        }
+        assert_eq!(world.machine.poll_timeout(), None, "{rotate}");
+    }
+}
+
+#[test]
+fn a_refusal_alone_is_no_lost_token() {
+    let mut world = rotating(9);
+    world.input(Input::SetCapacity(0));
+    let verify = loop {
+        let sent = world.next_any();
+        if sent.path == "runners/verify" {
+            break sent;
+        }
+        world.reply(&sent, reply(204));
+    };
+    let from = world.now;
+    world.reply(&verify, reply(429).header("Retry-After", "500"));
+    assert!(!world.notice("is lost"));
+    assert!(world.notice("could not be verified or changed"));
+    // The server says when.
+    let verify = world.next_request();
+    assert!(verify.at.since(from) >= Duration::from_secs(500));
+    world.reply(&verify, reply(403));
+    assert!(!world.notice("is lost"));
+}
+
+#[test]
+fn a_token_that_is_due_in_just_a_day_is_changed_then() {
+    for (more, wanted) in [(0, RESET), (1, "runners/verify")] {
+        let mut world = World::with(|config| {
+            (config.verify, config.rotate) = (true, true);
+            config.token_obtained_at = Some(gitlab_runner::WallTime::default());
+            config.wall_origin = gitlab_runner::WallTime(2 * DAY - Duration::from_secs(100 + more));
+        });
+        world.input(Input::SetCapacity(0));
+        world.input(Input::PollOnce);
+        let verify = world.request();
+        // Four days of life: changed when three are over.
+        verified(&mut world, &verify, Some(5));
+        let poll = world.request();
+        world.reply(&poll, reply(204));
+        let from = world.now;
+        let sent = world.next_request();
+        assert_eq!((sent.at.since(from), &*sent.path), (DAY, wanted));
+    }
+}
+
 /// For the eye: what a notice says is what people read.
 #[test]
 fn no_notice_shows_a_token() {
