@@ -193,6 +193,7 @@ fn refusals_are_final_and_say_what_to_do() {
             reply(400).json(&json!({"message": "bad report"})),
             "bad report",
         ),
+        (reply(400), "of this type already"),
         (reply(401), "401"),
         (reply(403), "not running any more"),
         (reply(404), "404"),
@@ -514,6 +515,17 @@ fn without_its_artifacts_an_interrupted_job_is_no_success() {
     assert!(note(&mut world).contains("the runner was stopped"));
     assert_eq!(world.forgotten, [upload.id]);
     assert_eq!(result(&mut world)["failure_reason"], "runner_interrupted");
+
+    // The script was over, and its artifacts not yet asked for.
+    let mut world = World::running(&with_artifacts(json!([archive("always")])));
+    world.finish_step(StepResult::Ok, 0);
+    assert_eq!(world.step(), "after_script");
+    world.input(Input::Stop(StopMode::Abort));
+    let told = world.job_output();
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Forced)));
+    world.finish_step(StepResult::Cancelled, 0);
+    assert!(note(&mut world).contains("before its artifacts were uploaded"));
+    assert_eq!(result(&mut world)["failure_reason"], "runner_interrupted");
 }
 
 #[test]
@@ -526,4 +538,23 @@ fn collected_is_taken_once_and_only_when_asked_for() {
     }
     assert_eq!(world.ignored(), ignored + 3);
     world.no_request();
+
+    // Of another one than is asked for.
+    for stop in [false, true] {
+        let payload = with_artifacts(json!([archive("always"), archive("always")]));
+        let mut world = after_steps(&payload, StepResult::Ok);
+        assert_eq!(collect(&mut world), artifact(0));
+        if stop {
+            world.input(Input::Stop(StopMode::Abort));
+            note(&mut world);
+            let told = world.job_output();
+            assert!(matches!(told, JobOutput::Cancel(CancelMode::Forced)));
+        }
+        let ignored = world.ignored();
+        let (artifact, outcome) = (artifact(1), packed());
+        world.job_input(JobInput::Collected { artifact, outcome });
+        assert_eq!(world.ignored(), ignored + 1);
+        world.no_request();
+        world.no_job_output();
+    }
 }

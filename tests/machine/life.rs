@@ -358,6 +358,39 @@ fn a_job_that_ended_at_gitlab_is_heard_of_no_more() {
 }
 
 #[test]
+fn a_job_that_ends_at_gitlab_is_cleaned_up_all_the_same() {
+    let mut world = World::running(&payload());
+    world.finish_step(StepResult::Ok, 10);
+    assert!(matches!(world.job_output(), JobOutput::CleanUp));
+    let patch = world.next_patch();
+    world.reply(&patch, reply(403));
+    world.no_job_output();
+    world.job_input(JobInput::CleanedUp { trace: mark(10) });
+    world.is_over();
+    world.no_request_for_the_job();
+}
+
+#[test]
+fn a_job_may_take_too_long_before_it_has_begun() {
+    let mut payload = payload();
+    payload["runner_info"]["timeout"] = 100.into();
+    let mut world = World::starting(&payload);
+    let from = world.now;
+    let told = world.until_job_output(&reply(200));
+    assert!(matches!(told, JobOutput::Note(text) if text.contains("Job failed")));
+    assert_eq!(world.now.since(from), 100 * SECOND);
+    let told = world.job_output();
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Forced)));
+    // Whatever the handler says now.
+    world.job_input(JobInput::Declined {
+        failure: Failure::new(FailureReason::RunnerSystemFailure),
+        trace: mark(0),
+    });
+    let update = world.next_update().json();
+    assert_eq!(update["failure_reason"], "job_execution_timeout");
+}
+
+#[test]
 fn a_clean_up_that_hangs_is_dropped() {
     let mut world = World::running(&payload());
     // Not in step with the keep-alives.

@@ -234,6 +234,17 @@ fn request_413_shrinks_info() {
     // That was all we can do.
     world.reply(&poll, html(413));
     assert!(world.next_request_after().0 >= 60 * SECOND);
+
+    // Who asked once hears of the second try.
+    let mut world = World::new();
+    world.input(Input::PollOnce);
+    let poll = world.request();
+    world.reply(&poll, html(413));
+    assert!(world.polled.is_empty());
+    let poll = world.request();
+    world.reply(&poll, reply(204));
+    assert!(matches!(world.polled.pop_front(), Some(PollOutcome::NoJob)));
+    assert_eq!(world.machine.poll_timeout(), None);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     ids::{ArtifactId, DownloadId, JobId, RequestId},
     machine::{Collected, JobInput, RunnerCall, StepResult, StopMode},
-    protocol::{Failure, Registration, ServerUrl},
+    protocol::{Failure, Registration, ScriptStatus, ServerUrl},
     secret::Secret,
     trace::TraceMark,
     transport::{TransportError, TransportErrorKind},
@@ -110,7 +110,8 @@ fn every_input_comes_back_as_it_was() {
     assert_eq!(again.seed(), 5);
     assert_eq!(again.config().info, config().info);
     assert!(text.contains("glrt-thesecret"));
-    again.replay().unwrap();
+    // Nothing to compare, and nothing left to do.
+    assert!(again.replay().unwrap().poll_output().is_none());
 }
 
 #[test]
@@ -124,6 +125,10 @@ fn a_replay_is_compared_and_says_where_it_parts() {
         .unwrap()
         .replay()
         .unwrap_err();
+    let told = |entry: &&Entry| matches!(entry, Entry::Input { .. });
+    let before = &recorded.entries()[..error.entry];
+    assert_eq!(error.inputs, before.iter().filter(told).count());
+    assert!(error.inputs > 1);
     let shown = error.to_string();
     assert!(
         shown.contains("verifY") && shown.contains("verify |"),
@@ -239,4 +244,49 @@ fn a_sink_that_panics_is_left_alone() {
     let mut machine = RecordedMachine::new(config(), 3, Secrets::Redacted, |_| panic!("full"));
     machine.handle_input(Time::ZERO, Input::SetCapacity(1));
     assert!(machine.poll_output().is_some());
+}
+
+#[test]
+fn a_recorded_machine_tells_what_the_machine_tells() {
+    let mut config = config();
+    config.verify = false;
+    let mut machine = RecordedMachine::new(config, 3, Secrets::Redacted, |_| ());
+    let job = JobId(7);
+    assert_eq!(machine.poll_timeout(), None);
+    machine.handle_input(Time::ZERO, Input::SetCapacity(1));
+    let payload =
+        json!({ "id": 7, "token": "t", "steps": [{ "name": "script", "script": ["a"] }] });
+    for (status, body) in [(201, payload.to_string()), (200, String::new())] {
+        let Some(Output::Send { request, .. }) = machine.poll_output() else {
+            panic!("nothing is sent");
+        };
+        let response = Response::builder().status(status).body(Bytes::from(body));
+        let response = response.unwrap();
+        machine.handle_input(Time::ZERO, Input::Reply { request, response });
+    }
+    assert_eq!(machine.script_status(job), Some(ScriptStatus::Running));
+    assert!(machine.poll_timeout().is_some());
+    let result = StepResult::Failed(Failure::exit_code(1));
+    let trace = TraceMark::default();
+    for input in [JobInput::Accepted, JobInput::StepFinished { result, trace }] {
+        machine.handle_input(Time::ZERO, Input::Job { job, input });
+    }
+    assert_eq!(machine.script_status(job), Some(ScriptStatus::Failed));
+    assert_eq!(machine.script_status(JobId(8)), None);
+}
+
+#[test]
+fn a_transcript_is_not_read_for_ever() {
+    let header = transcript().to_lines(Secrets::Redacted);
+    let header = header.lines().next().unwrap();
+    for (number, what) in [(MAX_LINES, "no line"), (MAX_LINES + 1, "too many lines")] {
+        let text = format!("{header}{}x", "\n".repeat(number - 1));
+        let error = Transcript::parse(text.as_bytes()).unwrap_err();
+        assert_eq!(error.line(), number);
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    for (len, what) in [(MAX_LINE, "no line"), (MAX_LINE + 1, "too long")] {
+        let error = Transcript::parse(&vec![b'x'; len]).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+    }
 }

@@ -67,7 +67,7 @@ fn everything_secret_is_to_be_masked() {
             { "key": "c", "value": { "content": true, "sensitive": true } },
             { "key": "d", "value": { "content": ["in-array", { "a": "in-struct" }], "sensitive": true } },
             { "key": "e", "value": { "content": 271828, "sensitive": true } },
-            { "key": "f", "value": { "content": 12, "sensitive": true } },
+            { "key": "f", "value": { "content": 999, "sensitive": true } },
         ],
         "secrets": {
             "V": { "vault": { "server": { "auth": { "data": { "jwt": "jwt-vault" } } } }, "token": "$ID_TOKEN" },
@@ -152,24 +152,26 @@ fn passwords_are_found_in_urls() {
 #[test]
 fn debug_traces_are_asked_for_by_variables() {
     for (value, wanted) in [
-        ("true", true),
-        ("TRUE", true),
-        ("True", true),
-        ("t", true),
-        ("T", true),
-        ("1", true),
-        ("false", false),
-        ("0", false),
-        ("2", false),
-        ("yes", false),
-        ("", false),
+        ("true", Some(true)),
+        ("TRUE", Some(true)),
+        ("True", Some(true)),
+        ("t", Some(true)),
+        ("T", Some(true)),
+        ("1", Some(true)),
+        ("false", Some(false)),
+        ("F", Some(false)),
+        ("0", Some(false)),
+        ("2", None),
+        ("yes", None),
+        ("", None),
     ] {
         for key in ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"] {
             let payload = job(json!({ "variables": [
                 { "key": key, "value": "true" },
                 { "key": key, "value": value },
             ] }));
-            assert_eq!(payload.is_debug_trace(), wanted, "{key}={value}");
+            assert_eq!(payload.switch(key), wanted, "{key}={value}");
+            assert_eq!(payload.is_debug_trace(), wanted == Some(true));
         }
     }
     assert!(!job(json!({})).is_debug_trace());

@@ -271,3 +271,32 @@ fn a_long_log_changes_the_automaton_and_nothing_else() {
         assert!(run(&mut masker, input.as_bytes().chunks(size)) == expected);
     }
 }
+
+#[test]
+fn each_piece_is_told_where_it_was() {
+    let text = b"a secret, half a secr and x=1 secret\nsecretsecret end".repeat(3);
+    for values in [Some(&["secret"][..]), Some(&[]), None] {
+        for size in 1..text.len() {
+            let mut masker = values.map_or_else(Masker::none, |values| masker(values, &[]));
+            let mut end = 0;
+            let mut check = |at: u64, piece: Option<&[u8]>| {
+                let at = usize::try_from(at).unwrap();
+                assert!(at >= end);
+                match piece {
+                    Some(bytes) => {
+                        assert!(!bytes.is_empty());
+                        assert_eq!(&text[at..at + bytes.len()], bytes);
+                        end = at + bytes.len();
+                    }
+                    None => end = at + "secret".len(),
+                }
+            };
+            for write in text.chunks(size) {
+                masker.write_at(write, &mut check);
+            }
+            assert_eq!(masker.position(), text.len() as u64);
+            masker.finish_at(&mut check);
+            assert_eq!(end, text.len());
+        }
+    }
+}

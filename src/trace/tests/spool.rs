@@ -221,6 +221,9 @@ fn debug_shows_no_log() {
         !shown.contains("hid") && !shown.contains("visible"),
         "{shown}"
     );
+    let shown = format!("{spool:?}");
+    assert!(shown.starts_with("TraceSpool { mark: "), "{shown}");
+    assert!(!spool.has_timestamps() && spool.with_timestamps().has_timestamps());
 }
 
 #[test]
