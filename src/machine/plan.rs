@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use crate::{
     ids::ArtifactId,
     protocol::{
-        ArtifactWhen, Failure, FailureReason, GoDuration, JobPayload, Phase, RunnerFeatures,
+        ArtifactWhen, Failure, FailureReason, GoDuration, JobPayload, Phase, RunnerFeatures, is_on,
     },
 };
 
@@ -149,6 +149,19 @@ impl fmt::Debug for Step {
     }
 }
 
+/// What a variable sets, if `read` can make something of it: else it is left out, with a warning of
+/// why.
+fn setting<T>(
+    payload: &JobPayload,
+    key: &str,
+    warnings: &mut Vec<String>,
+    read: impl FnOnce(&str) -> Result<T, &'static str>,
+) -> Option<T> {
+    let value = payload.setting(key)?;
+    let odd = |why| warnings.push(format!("{key} {why}, and does not count"));
+    read(&value).map_err(odd).ok()
+}
+
 /// The time that a variable gives, as GitLab's own runner reads it.
 fn step_limit(
     payload: &JobPayload,
@@ -156,38 +169,26 @@ fn step_limit(
     job: Duration,
     warnings: &mut Vec<String>,
 ) -> Option<Duration> {
-    let value = &payload.variable(key)?.value;
-    // The path of a file is no duration.
-    let value = payload.expand(value, |_| String::new());
-    let why = match GoDuration::parse(value.trim()) {
-        _ if value.trim().is_empty() => return None,
-        Some(GoDuration::Forward(limit)) if limit.is_zero() => return None,
-        Some(GoDuration::Forward(limit)) if limit <= job => return Some(limit),
-        Some(GoDuration::Forward(_)) => {
-            let seconds = job.as_secs();
-            warnings.push(format!(
-                "{key} is longer than the job may take: it counts as {seconds} seconds"
-            ));
-            return Some(job);
+    let limit = setting(payload, key, warnings, |value| {
+        match GoDuration::parse(value) {
+            Some(GoDuration::Forward(limit)) => Ok(limit),
+            Some(GoDuration::Backward(_)) => Err("is negative"),
+            None => Err("is no duration such as 90s or 1h30m"),
         }
-        Some(GoDuration::Backward(_)) => "is negative",
-        None => "is no duration such as 90s or 1h30m",
-    };
-    warnings.push(format!("{key} {why}, and does not count"));
-    None
+    })?;
+    if limit > job {
+        let seconds = job.as_secs();
+        warnings.push(format!(
+            "{key} is longer than the job may take: it counts as {seconds} seconds"
+        ));
+    }
+    (!limit.is_zero()).then(|| limit.min(job))
 }
 
 fn ignores_after_script(payload: &JobPayload, warnings: &mut Vec<String>) -> bool {
-    let key = "AFTER_SCRIPT_IGNORE_ERRORS";
-    let said = payload.switch(key);
-    let is_set = payload
-        .variable(key)
-        .is_some_and(|it| !it.value.trim().is_empty());
-    if said.is_none() && is_set {
-        warnings.push(format!(
-            "{key} is neither true nor false, and does not count"
-        ));
-    }
+    let said = setting(payload, "AFTER_SCRIPT_IGNORE_ERRORS", warnings, |value| {
+        is_on(value).ok_or("is neither true nor false")
+    });
     said.unwrap_or(true)
 }
 

@@ -232,20 +232,32 @@ impl JobPayload {
     /// `t` or a number that is 1 is on, `false`, `f` or 0 is off. None if it is missing or says
     /// anything else. References in it are followed.
     pub fn switch(&self, key: &str) -> Option<bool> {
-        let variable = self.variable(key)?;
-        let value = match variable.raw {
-            true => Cow::Borrowed(variable.value.as_str()),
-            false => Cow::Owned(self.expand(&variable.value, |_| String::new())),
+        is_on(&self.setting(key)?)
+    }
+
+    /// What a variable says that is meant for the runner, without blanks around it: its references are
+    /// followed, unless it is raw. None if it is missing or says nothing.
+    pub(crate) fn setting(&self, key: &str) -> Option<String> {
+        let JobVariable { value, raw, .. } = self.variable(key)?;
+        let value = match raw {
+            true => Cow::Borrowed(value.as_str()),
+            // The path of a file is no setting.
+            false => Cow::Owned(self.expand(value, |_| String::new())),
         };
         let value = value.trim();
-        let is = |words: [&str; 2]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
-        match value.parse() {
-            _ if is(["true", "t"]) => Some(true),
-            _ if is(["false", "f"]) => Some(false),
-            Ok(1) => Some(true),
-            Ok(0) => Some(false),
-            _ => None,
-        }
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+}
+
+/// What a setting says that is a switch; see [`JobPayload::switch`].
+pub(crate) fn is_on(value: &str) -> Option<bool> {
+    let is = |words: [&str; 2]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
+    match value.parse() {
+        _ if is(["true", "t"]) => Some(true),
+        _ if is(["false", "f"]) => Some(false),
+        Ok(1) => Some(true),
+        Ok(0) => Some(false),
+        _ => None,
     }
 }
 

@@ -58,7 +58,10 @@ pub use self::{
     update::{Failure, FailureReason, JobState, ScriptStatus, TraceSummary, checksum, update_body},
     url::{ServerUrl, ServerUrlError},
 };
-pub(crate) use self::{job::PayloadReader, request::JobRequests};
+pub(crate) use self::{
+    job::{PayloadReader, is_on},
+    request::JobRequests,
+};
 
 /// Which part of a job a step belongs to.
 ///

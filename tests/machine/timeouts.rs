@@ -268,6 +268,26 @@ fn a_limit_may_refer_to_other_variables() {
 }
 
 #[test]
+fn a_raw_limit_or_switch_refers_to_nothing() {
+    for key in [
+        "RUNNER_SCRIPT_TIMEOUT",
+        "RUNNER_AFTER_SCRIPT_TIMEOUT",
+        "AFTER_SCRIPT_IGNORE_ERRORS",
+    ] {
+        let mut payload = payload_with_after_script();
+        payload["variables"] = json!([
+            { "key": "OTHER", "value": if key.ends_with("TIMEOUT") { "7s" } else { "true" } },
+            { "key": key, "value": "$OTHER", "raw": true },
+        ]);
+        let mut world = World::starting(&payload);
+        let JobOutput::Note(note) = world.job_output() else {
+            panic!("no note");
+        };
+        assert!(note.contains(&format!("WARNING: {key}")), "{note}");
+    }
+}
+
+#[test]
 fn the_time_of_the_job_comes_first() {
     let mut payload = with(&[("RUNNER_SCRIPT_TIMEOUT", "60s")]);
     payload["runner_info"]["timeout"] = json!(60);

@@ -178,6 +178,26 @@ fn debug_traces_are_asked_for_by_variables() {
 }
 
 #[test]
+fn settings_follow_references_unless_they_are_raw() {
+    for (value, raw, said) in [
+        (" 5m\n", false, Some("5m")),
+        ("${SHORT}m", false, Some("5m")),
+        ("$FILE", false, None),
+        ("$MISSING ", false, None),
+        (" \t", true, None),
+        (" $SHORT", true, Some("$SHORT")),
+    ] {
+        let payload = job(json!({ "variables": [
+            { "key": "SHORT", "value": "5" },
+            { "key": "FILE", "value": "6", "file": true },
+            { "key": "KEY", "value": value, "raw": raw },
+        ] }));
+        assert_eq!(payload.setting("KEY").as_deref(), said, "{value:?} {raw}");
+    }
+    assert_eq!(job(json!({})).setting("KEY"), None);
+}
+
+#[test]
 fn nothing_secret_prints() {
     let text = EVERYTHING
         .replace("\"example\"", "\"EXAMPLE\"")
