@@ -62,6 +62,17 @@ fn logs_that_reach_the_limit() {
     assert_eq!(spool.finish().len, 127);
 }
 
+/// As GitLab's own runner does it, which does not wait for more.
+#[test]
+fn a_log_of_just_the_limit_has_reached_it() {
+    for (limit, reached) in [(9, true), (10, true), (11, false)] {
+        let mut spool = unmasked(limit);
+        spool.write(b"0123456789");
+        assert_eq!(spool.is_limited(), reached, "{limit}");
+        assert_eq!(spool.finish().len > 10, reached, "{limit}");
+    }
+}
+
 #[test]
 fn the_rest_of_a_write_is_cut() {
     let mut spool = unmasked(20);
