@@ -16,8 +16,8 @@ pub enum HarBody {
     /// A text in which what was no character is U+FFFD: its length, and what it says between them,
     /// are not those of the body.
     Lossy(String),
-    /// Not the body, but how long it is, its SHA-256 in hex (empty if it is not known), and what it
-    /// began with.
+    /// Not the body, but how long it is, its SHA-256 in hex (empty if it is not known: then the
+    /// archive says only that there was one), and what it began with.
     Hash {
         /// In bytes, if it is known.
         len: Option<u64>,
@@ -75,7 +75,16 @@ impl HarResponse {
             sha256,
             ..
         } = &self.content;
-        body(text, encoding, sha256, *size)
+        let body = body(text, encoding, sha256, *size)?;
+        Ok(match (body, u64::try_from(*size)) {
+            // Programs leave out what they did not keep.
+            (HarBody::Whole(bytes), Ok(len @ 1..)) if bytes.is_empty() => HarBody::Hash {
+                len: Some(len),
+                sha256: String::new(),
+                head: bytes,
+            },
+            (body, _) => body,
+        })
     }
 }
 
@@ -101,7 +110,8 @@ fn written(bytes: &[u8]) -> (String, String) {
 }
 
 fn body(text: &str, encoding: &str, sha256: &str, size: i64) -> Result<HarBody, HarBodyError> {
-    let bytes = if encoding.eq_ignore_ascii_case("base64") {
+    let is_base64 = encoding.eq_ignore_ascii_case("base64");
+    let bytes = if is_base64 {
         // Some wrap the lines.
         let text: Vec<u8> = text.bytes().filter(|c| !c.is_ascii_whitespace()).collect();
         Bytes::from(BASE64_STANDARD.decode(text).map_err(|_| HarBodyError)?)
@@ -115,7 +125,7 @@ fn body(text: &str, encoding: &str, sha256: &str, size: i64) -> Result<HarBody, 
             head: bytes,
         });
     }
-    if encoding.is_empty() && text.contains('\u{fffd}') {
+    if !is_base64 && text.contains('\u{fffd}') {
         return Ok(HarBody::Lossy(text.to_owned()));
     }
     Ok(HarBody::Whole(bytes))

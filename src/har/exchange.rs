@@ -1,13 +1,21 @@
 //! The entries of an archive that a runner has to do with, in a form to be compared.
 
-use std::{collections::BTreeSet, error::Error, fmt, time::Duration};
+use std::{collections::BTreeSet, error::Error, fmt, io::Read, time::Duration};
 
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::Value;
 
-use super::{Har, HarBody, HarEntry};
-use crate::{ids::JobId, protocol::JobPayload, time::WallTime};
+use super::{Har, HarBody, HarEntry, HarResponse};
+use crate::{
+    ids::JobId,
+    protocol::{JobPayload, redirect_target},
+    time::WallTime,
+};
+
+/// In the path of all that a runner asks.
+const API: &str = "/api/v4/";
 
 /// What is asked, whoever asks and of which job: entries with the same key stand for each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +30,7 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn of(method: &str, path: &str, body: &[u8]) -> Self {
-        let (path, job) = match path.split_once("/api/v4/") {
+        let (path, job) = match path.split_once(API) {
             Some((_, path)) => {
                 let mut parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
                 let job = match parts[..] {
@@ -37,7 +45,8 @@ impl Key {
             None => (path.to_owned(), None),
         };
         let is_update = method == "PUT" && path == "jobs/:id";
-        let is_final = is_update && field(body, "state").is_some_and(|state| state != "running");
+        let is_final = is_update
+            && field(body, "state").is_some_and(|state| !["running", "pending"].contains(&&*state));
         Self {
             method: method.to_owned(),
             path,
@@ -308,32 +317,59 @@ impl fmt::Display for ReplayError {
 
 impl Error for ReplayError {}
 
-/// What a runner asked GitLab, and where GitLab sent it. All else in the archive is left out.
+/// The longest body that is unpacked, in bytes.
+const MAX_UNPACKED: u64 = 64 << 20;
+
+/// A body of text as it was before it was compressed for the way. Most programs write it so.
+fn unpacked(body: HarBody, response: &HarResponse) -> Result<HarBody, &'static str> {
+    let HarBody::Whole(bytes) = &body else {
+        return Ok(body);
+    };
+    let is_encoding = |name: &str| name.eq_ignore_ascii_case("content-encoding");
+    let encoded = response.headers.iter().any(|it| is_encoding(&it.name));
+    if !encoded || std::str::from_utf8(bytes).is_ok() {
+        return Ok(body);
+    }
+    let mut text = Vec::new();
+    let mut gzip = MultiGzDecoder::new(&bytes[..]).take(MAX_UNPACKED + 1);
+    match gzip.read_to_end(&mut text) {
+        Ok(len) if len as u64 <= MAX_UNPACKED => Ok(HarBody::Whole(text.into())),
+        Ok(_) => Err("the body of its reply is too long"),
+        Err(_) => Err("the body of its reply is compressed, and cannot be unpacked"),
+    }
+}
+
+/// What a runner asked GitLab, and where GitLab sent it, in the order in which it began: some programs
+/// write each entry when it is over. All else in the archive is left out.
 pub(super) fn exchanges(har: &Har) -> Result<Vec<Exchange>, ReplayError> {
     let mut exchanges = Vec::new();
     let mut targets = BTreeSet::new();
-    for (number, entry) in har.log.entries.iter().enumerate() {
+    for (number, entry) in in_order(&har.log.entries) {
         let bad = |what| ReplayError {
             entry: Some(number),
             what,
         };
-        let Ok(uri) = entry.request.url.parse::<Uri>() else {
-            return Err(bad("its URL is none"));
+        let url = &entry.request.url;
+        let Some(uri) = parsed(url) else {
+            if url.contains(API) {
+                return Err(bad("its URL is none"));
+            }
+            continue;
         };
-        if Method::from_bytes(entry.request.method.as_bytes()).is_err() {
-            return Err(bad("its method is none"));
-        }
         let post_data = entry.request.post_data.as_ref();
         let body = post_data.map_or(&[][..], |data| data.text.as_bytes());
         let key = Key::of(&entry.request.method, uri.path(), body);
-        if !key.is_api() && !targets.contains(&uri.to_string()) {
+        if !key.is_api() && !targets.contains(&address(&uri)) {
             continue;
         }
-        let reply = reply(entry).map_err(bad)?;
+        if Method::from_bytes(entry.request.method.as_bytes()).is_err() {
+            return Err(bad("its method is none"));
+        }
+        let reply = reply(entry, &key).map_err(bad)?;
         if let Replied::With { headers, .. } = &reply
-            && let Some(target) = headers.get("location").and_then(|it| it.to_str().ok())
+            && let Some(target) = redirect_target(&uri, headers)
         {
-            targets.insert(target.to_owned());
+            targets.insert(address(&target));
         }
         exchanges.push(Exchange {
             number,
@@ -353,7 +389,39 @@ pub(super) fn exchanges(har: &Har) -> Result<Vec<Exchange>, ReplayError> {
     Ok(exchanges)
 }
 
-fn reply(entry: &HarEntry) -> Result<Replied, &'static str> {
+/// Entries with their places, sorted by when they began. One that does not say stays behind the one
+/// before it.
+fn in_order(entries: &[HarEntry]) -> Vec<(usize, &HarEntry)> {
+    let mut latest = WallTime::default();
+    let mut order: Vec<_> = entries
+        .iter()
+        .enumerate()
+        .map(|place| {
+            latest = place.1.started().unwrap_or(latest);
+            (latest, place)
+        })
+        .collect();
+    order.sort_by_key(|(started, _)| *started);
+    order.into_iter().map(|(_, place)| place).collect()
+}
+
+/// A URL; browsers write some with characters that have to be encoded on the wire.
+fn parsed(url: &str) -> Option<Uri> {
+    let encoded = || url::Url::parse(url).ok()?.as_str().parse().ok();
+    url.parse().ok().or_else(encoded)
+}
+
+/// The same text for the same place, however its host is written.
+fn address(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let usual = if scheme == "http" { 80 } else { 443 };
+    let port = uri.port_u16().unwrap_or(usual);
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    format!("{scheme}://{host}:{port}{path}")
+}
+
+fn reply(entry: &HarEntry, key: &Key) -> Result<Replied, &'static str> {
     let response = &entry.response;
     if response.given_up {
         return Ok(Replied::Never);
@@ -382,6 +450,16 @@ fn reply(entry: &HarEntry) -> Result<Replied, &'static str> {
     let body = response
         .body()
         .map_err(|_| "the body of its reply is no base64")?;
+    // What is downloaded may be compressed by itself.
+    let body = if key.method == Method::GET.as_str() {
+        body
+    } else {
+        unpacked(body, response)?
+    };
+    let is_lost = matches!(&body, HarBody::Hash { sha256, .. } if sha256.is_empty());
+    if key.is_poll() && status == StatusCode::CREATED && is_lost {
+        return Err("the job that it hands out was not kept");
+    }
     Ok(Replied::With {
         status,
         headers,

@@ -41,7 +41,7 @@ use std::{error::Error, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::body::{HarBody, HarBodyError};
-use self::read::{lenient, list, milliseconds, number, text};
+use self::read::{lenient, list, milliseconds, number, places, text};
 #[cfg(feature = "mock")]
 pub use self::{
     compare::Mismatch,
@@ -74,8 +74,9 @@ pub struct HarLog {
     /// Which program wrote it.
     #[serde(deserialize_with = "lenient")]
     pub creator: HarCreator,
-    /// What passed, in the order in which it began.
-    #[serde(deserialize_with = "list")]
+    /// What passed, mostly in the order in which it began. What cannot be read is an empty entry, so
+    /// that each stays in its place.
+    #[serde(deserialize_with = "places")]
     pub entries: Vec<HarEntry>,
     /// A word of whoever wrote it.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
@@ -113,6 +114,7 @@ pub struct HarEntry {
     #[serde(deserialize_with = "lenient")]
     pub response: HarResponse,
     /// HAR wants it; it is empty.
+    #[serde(deserialize_with = "lenient")]
     pub cache: HarCache,
     /// Where the time went.
     #[serde(deserialize_with = "lenient")]
@@ -184,6 +186,7 @@ pub struct HarPostData {
     /// `base64`, if `text` is that.
     #[serde(
         rename = "_encoding",
+        alias = "encoding",
         skip_serializing_if = "String::is_empty",
         deserialize_with = "text"
     )]

@@ -100,6 +100,21 @@ where
     Ok(items.filter_map(|item| T::deserialize(item).ok()).collect())
 }
 
+/// All items, those that cannot be read as their default.
+pub(super) fn places<'de, D, T>(value: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + Default,
+{
+    let Value::Array(items) = Value::deserialize(value)? else {
+        return Ok(Vec::new());
+    };
+    let items = items.into_iter();
+    Ok(items
+        .map(|item| T::deserialize(item).unwrap_or_default())
+        .collect())
+}
+
 /// A text; a number is what it looks like.
 pub(super) fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(value)? {

@@ -142,12 +142,18 @@ fn what_cannot_be_replayed_is_refused_with_its_place() {
             "no entry",
         ),
         (
-            json!([entry(json!({ "method": "GET", "url": "::" }), json!({}))]),
-            "entry 0",
+            json!([
+                entry(json!({ "method": "GET", "url": "::" }), json!({})),
+                entry(
+                    json!({ "method": "GET", "url": "https://h h/api/v4/jobs/1" }),
+                    json!({})
+                )
+            ]),
+            "entry 1 of the archive cannot be replayed: its URL is none",
         ),
         (
             json!([entry(
-                json!({ "method": "a b", "url": "https://h/" }),
+                json!({ "method": "a b", "url": "https://h/api/v4/jobs/1" }),
                 json!({})
             )]),
             "method",
@@ -158,10 +164,27 @@ fn what_cannot_be_replayed_is_refused_with_its_place() {
         ),
         (
             json!([entry(
-                good,
+                good.clone(),
                 json!({ "status": 200, "content": { "text": "?", "encoding": "base64" } })
             )]),
             "base64",
+        ),
+        (
+            json!([entry(
+                good.clone(),
+                json!({ "status": 201, "content": { "size": 900 } })
+            )]),
+            "entry 0 of the archive cannot be replayed: the job that it hands out was not kept",
+        ),
+        (
+            json!([entry(
+                good,
+                json!({
+                    "status": 201, "content": { "text": "/wBB", "encoding": "base64" },
+                    "headers": [{ "name": "Content-Encoding", "value": "br" }],
+                })
+            )]),
+            "compressed, and cannot be unpacked",
         ),
     ] {
         let har = json!({ "log": { "entries": entries } }).to_string();
