@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use super::places::is_secret_key;
+
 /// A string of the text, or a number within a value: where it stands with its quotes, and what it says.
 pub(super) struct Literal {
     pub(super) range: Range<usize>,
@@ -22,24 +24,6 @@ pub(super) enum Nature {
     /// A token, a password, the value of a masked variable, the content of a file.
     Secret,
 }
-
-/// Keys whose values are secrets wherever they stand.
-const SECRET_KEYS: &[&str] = &[
-    "token",
-    "password",
-    "jwt",
-    "private_token",
-    "job_token",
-    "runner_token",
-    "access_token",
-    "access_key",
-    "akeyless_token",
-    "uid_token",
-    "k8s_service_account_token",
-    "authorization",
-    "private_key",
-    "secret",
-];
 
 /// Variables that GitLab fills with tokens, whether it marks them as masked or not.
 const TOKEN_VARIABLES: &[&str] = &[
@@ -194,7 +178,7 @@ fn string(text: &[u8], range: Range<usize>, frames: &mut [Frame], literals: &mut
         match frame.key.as_deref() {
             Some("key" | "name") => frame.name = Some(said.clone()),
             // A reference to a variable is none, and shows in what it stands for.
-            Some(key) if SECRET_KEYS.contains(&key) && !is_reference(key, &said) => {
+            Some(key) if is_secret_key(key) && !is_reference(key, &said) => {
                 nature = Nature::Secret;
             }
             _ => {}

@@ -7,14 +7,19 @@
 //! [is full](Redactor::is_full), a recording has to end.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod embedded;
 mod json;
+mod places;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use http::{HeaderMap, HeaderValue};
 
-use self::json::Nature;
+use self::{
+    json::Nature,
+    places::{is_secret_header, nested_urls, secret_parameters},
+};
 use crate::trace::DEFAULT_TOKEN_PREFIXES;
 
 /// Shorter ones are found in every other word, and are replaced only where they stand.
@@ -32,37 +37,11 @@ const MAX_BYTES: usize = 8 << 20;
 /// What is behind the prefix of a placeholder.
 const PLACEHOLDER: &str = "redacted-";
 
-/// Headers that hold nothing but a secret.
-const SECRET_HEADERS: &[&str] = &[
-    "authorization",
-    "proxy-authorization",
-    "private-token",
-    "job-token",
-    "runner-token",
-    "deploy-token",
-    "cookie",
-    "set-cookie",
-    "x-amz-security-token",
-];
-
-/// Parameters of URLs that do.
-const SECRET_PARAMETERS: &[&str] = &[
-    "token",
-    "job_token",
-    "private_token",
-    "access_token",
-    "authenticity_token",
-    "rss_token",
-    "x-amz-signature",
-    "x-amz-credential",
-    "x-amz-security-token",
-    "x-goog-signature",
-    "x-goog-credential",
-    "awsaccesskeyid",
-    "googleaccessid",
-    "signature",
-    "sig",
-];
+/// So deep are URLs looked for in parameters of URLs: where to go after a login, say.
+const NESTED_URLS: u32 = 3;
+/// Longer ones, or more of them in all, are not looked for in base64, in bytes.
+const LONGEST_IN_BASE64: usize = 4 << 10;
+const MAX_IN_BASE64: usize = 1 << 20;
 
 /// What a recording does with secrets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,7 +144,14 @@ impl Redactor {
             if is_secret {
                 self.learn(text);
             }
-            self.learn_password(text);
+            self.learn_text(text);
+        }
+    }
+
+    /// Learns from any text: from what it says in the form of tokens, and from its URLs.
+    pub(crate) fn learn_text(&mut self, text: &str) {
+        if self.on {
+            self.learn_url(text);
             self.learn_tokens(text);
         }
     }
@@ -175,27 +161,58 @@ impl Redactor {
             let Ok(value) = std::str::from_utf8(value.as_bytes()) else {
                 continue;
             };
-            if SECRET_HEADERS.contains(&name.as_str()) {
-                self.learn(credential(value));
-            } else if value.contains("://") {
-                self.learn_url(value);
-            }
+            self.learn_header(name.as_str(), value);
         }
     }
 
-    pub(crate) fn learn_url(&mut self, url: &str) {
-        self.learn_password(url);
-        for (name, value) in parameters(url) {
-            if SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) {
-                self.learn_encoded(value);
-                // In a query it may be a space.
-                if value.contains('+') {
-                    self.learn_form(
-                        &percent_decode(&value.replace('+', " ")),
-                        &percent_decode(value),
-                    );
-                }
+    fn learn_header(&mut self, name: &str, value: &str) {
+        if is_secret_header(name) {
+            let secret = credential(value);
+            if !is_switch(secret) {
+                self.learn(secret);
             }
+            // Cookies come back without what is said about them.
+            let cookie = secret.split(';').next().and_then(|it| it.split_once('='));
+            if let Some((_, value)) = cookie.filter(|_| name.eq_ignore_ascii_case("set-cookie")) {
+                self.learn_shown(value);
+            }
+        } else {
+            self.learn_url(value);
+        }
+    }
+
+    /// Learns from a URL, or from all that are in a text.
+    pub(crate) fn learn_url(&mut self, url: &str) {
+        self.learn_nested(url, NESTED_URLS);
+    }
+
+    fn learn_nested(&mut self, url: &str, depth: u32) {
+        self.learn_password(url);
+        for value in secret_parameters(url) {
+            if is_switch(value) {
+                continue;
+            }
+            self.learn_encoded(value);
+            // In a query it may be a space.
+            if value.contains('+') {
+                self.learn_form(
+                    &percent_decode(&value.replace('+', " ")),
+                    &percent_decode(value),
+                );
+            }
+        }
+        let Some(depth) = depth.checked_sub(1) else {
+            return;
+        };
+        for url in nested_urls(url) {
+            self.learn_nested(&percent_decode(url), depth);
+        }
+    }
+
+    /// A secret that may be a short word, and then shows up elsewhere.
+    fn learn_shown(&mut self, secret: &str) {
+        if secret.len() >= SHORTEST_PRIVATE {
+            self.learn(secret);
         }
     }
 
@@ -353,14 +370,11 @@ impl Redactor {
         if !self.on {
             return value.to_owned();
         }
-        if SECRET_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+        self.learn_header(name, value);
+        if is_secret_header(name) {
             let secret = credential(value);
-            self.learn(secret);
             let scheme = &value[..value.len() - secret.len()];
             return format!("{scheme}{}", self.whole(secret));
-        }
-        if value.contains("://") {
-            self.learn_url(value);
         }
         self.text(value).into_owned()
     }
@@ -394,6 +408,7 @@ impl Redactor {
         if self.finder.is_none() {
             let mut forms: Vec<String> = Vec::new();
             let mut placeholders = Vec::new();
+            let mut in_base64 = 0;
             for (secret, number) in &self.known {
                 if secret.len() < SHORTEST {
                     continue;
@@ -404,6 +419,10 @@ impl Redactor {
                     percent_encoded(secret),
                 ];
                 variants.dedup();
+                if secret.len() <= LONGEST_IN_BASE64 && in_base64 < MAX_IN_BASE64 {
+                    in_base64 += secret.len();
+                    variants.extend(embedded::forms(secret));
+                }
                 for variant in variants {
                     forms.push(variant);
                     placeholders.push(placeholder(secret, *number));
@@ -473,13 +492,6 @@ fn credential(value: &str) -> &str {
         }
         _ => value,
     }
-}
-
-/// Names and values of a URL's query, as they stand.
-fn parameters(url: &str) -> impl Iterator<Item = (&str, &str)> {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    let query = query.split('#').next().unwrap_or(query);
-    query.split('&').filter_map(|pair| pair.split_once('='))
 }
 
 /// `%XX` as what it stands for; other bytes as they are.

@@ -1,3 +1,7 @@
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use serde_json::json;
 
 use super::*;
@@ -186,6 +190,107 @@ fn every_url_of_a_text_is_searched_and_tokens_are_known_by_their_prefix() {
     assert_eq!(redacted(&mut redactor, &body), body);
     redacted(&mut redactor, r#"["It is glrt-0123456789."]"#);
     assert!(!redactor.text("glrt-0123456789").contains("0123"));
+}
+
+#[test]
+fn urls_are_searched_wherever_they_stand() {
+    for text in [
+        "/uploads/a.zip?X-Amz-Signature=hidden-one&n=1",
+        "uploads/a.zip?token=hidden-one#top",
+        "https://h/back#access_token=hidden-one",
+        "https://h/login?to=https%3A%2F%2Fh%2F%3Fprivate_token%3Dhidden-one%26n%3D1",
+        "https://h/login?to=%2Flogin%3Fto%3D%252Fa%253Fsig%253Dhidden-one",
+        "<a href=\"https://h/a?n=1&amp;X-Goog-Signature=hidden-one\">moved</a>",
+        "see https://h/a?Signature=hidden-one for more",
+        "<https://h/a?n=1&rss_token=hidden-one>; rel=\"next\"",
+    ] {
+        let mut redactor = Redactor::new();
+        redactor.learn_text(text);
+        let after = redactor.text(text).into_owned();
+        assert!(!after.contains("hidden-one"), "{after}");
+        assert_eq!(after, text.replace("hidden-one", "redacted-1"));
+        let mut redactor = Redactor::new();
+        assert_eq!(redactor.header("Location", text), after, "{text}");
+        let mut redactor = Redactor::new();
+        let body = redacted(&mut redactor, &json!({ "message": text }).to_string());
+        assert!(!body.contains("hidden-one"), "{body}");
+    }
+    // Neither for ever, nor beyond what the stack has room for.
+    let deep = format!("https://h/?to={}3F", "%25".repeat(100_000));
+    Redactor::new().learn_text(&deep);
+}
+
+#[test]
+fn what_only_looks_like_a_secret_stays() {
+    for text in [
+        "https://h/?page=1&token=true&tokens=many-of-them",
+        "is it a token=maybe-not",
+        "x;y=z&signature",
+    ] {
+        let mut redactor = Redactor::new();
+        redactor.learn_text(text);
+        assert_eq!(redactor.text(text), text);
+    }
+    let mut redactor = Redactor::new();
+    assert_eq!(redactor.header("X-Needs-Token", "true"), "redacted-0");
+    assert_eq!(redactor.text("it is true"), "it is true");
+}
+
+#[test]
+fn cookies_and_keys_of_all_kinds_are_secrets() {
+    let mut redactor = Redactor::new();
+    for name in [
+        "Cookie",
+        "X-Api-Key",
+        "X-Vault-Token",
+        "Proxy-Authorization",
+    ] {
+        assert!(
+            redactor
+                .header(name, "hidden-header")
+                .starts_with("redacted-"),
+            "{name}"
+        );
+    }
+    redactor.header(
+        "Set-Cookie",
+        "_gitlab_session=0123456789abcdef; path=/; secure",
+    );
+    assert!(
+        !redactor
+            .text("the session 0123456789abcdef")
+            .contains("0123")
+    );
+    let body =
+        r#"{"client_secret":"hidden-a","registry_password":"hidden-b","id_token":"hidden-c"}"#;
+    assert!(!redacted(&mut redactor, body).contains("hidden"));
+}
+
+#[test]
+fn base64_hides_nothing() {
+    let secret = "glrt-t1_hidden+secret/";
+    for before in ["", "a", "ab", "abc"] {
+        for after in ["", "z", "}}"] {
+            let mut redactor = Redactor::new();
+            redactor.learn(secret);
+            let text = format!("{before}{secret}{after}");
+            for text in [
+                BASE64_STANDARD.encode(&text),
+                BASE64_URL_SAFE_NO_PAD.encode(&text),
+            ] {
+                let shown = redactor.text(&format!("is {text} it")).into_owned();
+                assert!(shown.contains("redacted-1"), "{text} {shown}");
+                // No run of it is left that says more than a few characters.
+                let left = shown.split("glrt-redacted-1").flat_map(|it| it.split(' '));
+                assert!(left.into_iter().all(|it| it.len() <= 8), "{text} {shown}");
+            }
+        }
+    }
+    // Too little is left of it.
+    let mut redactor = Redactor::new();
+    redactor.learn("abcdefg");
+    let text = BASE64_STANDARD.encode("abcdefg");
+    assert_eq!(redactor.text(&text), text);
 }
 
 #[test]

@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, header::CONTENT_TYPE, header::LOCATION};
+use http::{
+    HeaderMap, Method, StatusCode,
+    header::{CONTENT_TYPE, LOCATION},
+};
 
-use super::tape::{Captured, Content, Entry};
+use super::tape::{Captured, Content, Entry, Reply};
 use crate::{
     Time,
     har::{Har, HarContent, HarEntry, HarPair, HarPostData, HarRequest, HarResponse},
     redact::{Redactor, Secrets},
     time::WallTime,
 };
+
+/// The type of a body like the query of a URL.
+const FORM: &str = "application/x-www-form-urlencoded";
 
 pub(super) fn har(content: &Content, secrets: Secrets, origin: WallTime, now: Time) -> Har {
     let mut redactor = secrets.redactor();
@@ -50,13 +56,24 @@ fn learn(redactor: &mut Redactor, entry: &Entry) {
     redactor.learn_headers(&entry.headers);
     if is_json(&entry.headers, &entry.sent) {
         redactor.learn_json(&entry.sent.bytes);
+    } else if header(&entry.headers, &CONTENT_TYPE).starts_with(FORM) {
+        let form = String::from_utf8_lossy(&entry.sent.bytes);
+        redactor.learn_url(&format!("?{form}"));
     }
     if let Some(reply) = &entry.reply {
         redactor.learn_headers(&reply.headers);
         if is_json(&reply.headers, &entry.received) {
             redactor.learn_json(&entry.received.bytes);
+        } else if !is_artifact(entry, reply) {
+            // A page for people, say.
+            redactor.learn_text(&String::from_utf8_lossy(&entry.received.bytes));
         }
     }
+}
+
+/// Whether the body of the reply is what another job made.
+fn is_artifact(entry: &Entry, reply: &Reply) -> bool {
+    entry.method == Method::GET && reply.status == StatusCode::OK
 }
 
 /// By what it says, or by how it begins: an answer of a proxy may say anything.
@@ -166,7 +183,7 @@ fn response(redactor: &mut Redactor, entry: &Entry) -> HarResponse {
             sha256: received.sha256(),
             ..HarContent::default()
         }
-    } else if entry.method == http::Method::GET && reply.status == http::StatusCode::OK {
+    } else if is_artifact(entry, reply) {
         HarContent::whole(&mime_type, &received.bytes)
     } else {
         let body = match is_json(&reply.headers, received) {
