@@ -71,8 +71,9 @@ fn record(path: &Path) -> Result<PathBuf, Box<dyn Error>> {
     sim.serve("gitlab.example.com", gitlab);
 
     // The same archive each time.
-    let recording = Recording::new(sim.adapter()).wall_origin(WallTime::default());
-    let mut runner = runner(Arc::new(recording.clone()), "glrt-to-be-recorded")?;
+    let clock = WallTime::default();
+    let recording = Recording::new(sim.adapter()).wall_origin(clock);
+    let mut runner = runner(Arc::new(recording.clone()), "glrt-to-be-recorded", clock)?;
     sim.block_on(async {
         runner.request_job(|job| async { Ok(Lab(job)) }).await?;
         runner.drain().await;
@@ -98,7 +99,12 @@ fn replay(path: &Path, mode: Mode) -> Result<(), Box<dyn Error>> {
         .latency(Duration::ZERO..=Duration::ZERO)
         .build();
     let gitlab = sim.serve("*", HarServer::new(&har, mode)?);
-    let mut runner = runner(sim.adapter(), "glrt-any-token")?;
+    // The clock of then: dates in answers mean what they meant.
+    let mut runner = runner(
+        sim.adapter(),
+        "glrt-any-token",
+        har.began().unwrap_or_default(),
+    )?;
     let handle = runner.handle();
     sim.block_on(async {
         let over = async {
@@ -128,8 +134,14 @@ fn replay(path: &Path, mode: Mode) -> Result<(), Box<dyn Error>> {
     })
 }
 
-fn runner(adapter: Arc<dyn Adapter>, token: &str) -> Result<Runner, Box<dyn Error>> {
+fn runner(
+    adapter: Arc<dyn Adapter>,
+    token: &str,
+    clock: WallTime,
+) -> Result<Runner, Box<dyn Error>> {
     let url = "https://gitlab.example.com".parse()?;
     let builds = env::temp_dir().join("replay-har-builds");
-    Ok(Runner::with_adapter(url, token.to_owned(), builds, adapter))
+    let builder = Runner::builder(url, token, builds).adapter(adapter);
+    let builder = builder.tune(move |config| config.wall_origin = clock);
+    Ok(futures::executor::block_on(builder.build()))
 }

@@ -256,6 +256,7 @@ fn body_difference(
         })
     };
     let is_form = boundaries.iter().all(Option::is_some);
+    let is_same_boundary = boundaries[0] == boundaries[1];
     if is_form {
         let heads = [(expected.bytes(), &boundaries[0]), (sent, &boundaries[1])]
             .map(|(form, boundary)| neutral(&form_head(form), boundary.as_deref()));
@@ -265,6 +266,9 @@ fn body_difference(
     }
     match recorded {
         // What was no character has another length there, so the text says nothing of the file.
+        HarBody::Whole(bytes) if is_form && is_same_boundary && is_complete(bytes, expected) => {
+            at(bytes, sent)
+        }
         HarBody::Whole(_) | HarBody::Lossy(_) if is_form => {
             let len = expected.size.filter(|len| *len != sent.len() as u64)?;
             Some(format!(
@@ -276,7 +280,7 @@ fn body_difference(
         HarBody::Lossy(text) => at(text.as_bytes(), String::from_utf8_lossy(sent).as_bytes()),
         HarBody::Hash { len, sha256, .. } => {
             let len = len.filter(|len| *len != sent.len() as u64);
-            let is_comparable = !sha256.is_empty() && boundaries[0] == boundaries[1];
+            let is_comparable = !sha256.is_empty() && is_same_boundary;
             match len {
                 Some(len) => Some(format!(
                     "the body has {} bytes, {len} are recorded",
@@ -289,6 +293,11 @@ fn body_difference(
             }
         }
     }
+}
+
+/// Whether that is all of the recorded body.
+fn is_complete(bytes: &[u8], expected: &Asked) -> bool {
+    expected.size.is_none_or(|size| size == bytes.len() as u64)
 }
 
 /// What stands before the file in a form.

@@ -25,6 +25,7 @@ use crate::{
     },
     mock::{Answer, HoldId, Server},
     protocol::{Failure, FailureReason, JobPayload},
+    time::WallTime,
     trace::TraceMark,
     transport::{TransportError, TransportErrorKind},
 };
@@ -36,7 +37,8 @@ const SLACK: Duration = Duration::from_secs(86_400);
 /// through a recording, and gives the server back: its [`verdict`](HarServer::verdict) says whether the
 /// machine asked what was asked then.
 ///
-/// Each job writes what it wrote, and ends as it ended. Who drives a machine by hand and has handlers
+/// The clock is that of then, unless the configuration has another one. Each job writes what it wrote,
+/// and ends as it ended. Who drives a machine by hand and has handlers
 /// of its own puts [`HarServer`] in the place of GitLab instead.
 ///
 /// # Errors
@@ -49,6 +51,10 @@ pub fn replay_machine(
     capacity: usize,
 ) -> Result<HarServer, ReplayError> {
     let recorded = exchanges(har)?;
+    let mut config = config;
+    if config.wall_origin == WallTime::default() {
+        config.wall_origin = har.began().unwrap_or_default();
+    }
     let mut stage = Stage {
         machine: RunnerMachine::new(config, seed),
         server: HarServer::new(har, mode)?,

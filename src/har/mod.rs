@@ -304,6 +304,13 @@ impl Har {
         read::archive(archive)
     }
 
+    /// When the first of the entries began, if any of them says so. A replay at the clock of then
+    /// (`wall_origin` of the machine's configuration) makes of dates, and of times in artifacts, what
+    /// they were.
+    pub fn began(&self) -> Option<WallTime> {
+        self.log.entries.iter().filter_map(HarEntry::started).min()
+    }
+
     /// The archive as JSON, one field a line.
     pub fn to_json(&self) -> String {
         // Texts and numbers: a number that JSON has no form for is written as null.

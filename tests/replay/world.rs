@@ -73,6 +73,8 @@ fn runner(recording: &Recording, token: &str, dir: &TempDir) -> Runner {
         .adapter(Arc::new(recording.clone()))
         .system_id("s_0123456789ab")
         .seed(7)
+        // Times are in artifacts.
+        .tune(|config| config.wall_origin = ORIGIN)
         .build()
         .now_or_never()
         .unwrap()
