@@ -35,6 +35,9 @@ usage: simulate [--seeds N] [--from SEED] [--threads N] [--keep-going]
   --show         prints the whole plan as well
 ";
 
+/// A run takes milliseconds. One that takes longer than this is a loop in which no time passes.
+const LONG: Duration = Duration::from_secs(30);
+
 struct Options {
     seeds: u64,
     from: u64,
@@ -132,14 +135,24 @@ fn many(options: &Options) -> bool {
     let over = AtomicBool::new(false);
     let output = Mutex::new(());
     let begun = Instant::now();
-    let work = || {
+    // What each thread does, and since when.
+    let at_work: Vec<Mutex<Option<(u64, Instant)>>> =
+        Vec::from_iter(std::iter::repeat_with(Mutex::default).take(options.threads));
+    let set = |thread: usize, seed: Option<u64>| {
+        if let Ok(mut at) = at_work[thread].lock() {
+            *at = seed.map(|seed| (seed, Instant::now()));
+        }
+    };
+    let work = |thread: usize| {
         while !over.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= options.seeds {
                 return;
             }
             let seed = options.from.wrapping_add(number);
+            set(thread, Some(seed));
             let outcome = campaign::simulate(seed, &options.without);
+            set(thread, None);
             done.fetch_add(1, Ordering::Relaxed);
             jobs.fetch_add(outcome.jobs as u64, Ordering::Relaxed);
             requests.fetch_add(outcome.requests as u64, Ordering::Relaxed);
@@ -164,9 +177,16 @@ fn many(options: &Options) -> bool {
             jobs.load(Ordering::Relaxed),
             requests.load(Ordering::Relaxed),
         );
+        let at_work = at_work.iter().filter_map(|at| *at.lock().ok()?);
+        for (seed, since) in at_work.filter(|(_, since)| since.elapsed() >= LONG) {
+            let seconds = since.elapsed().as_secs();
+            println!("  seed {seed} has been at work for {seconds} s: does it end?");
+        }
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..options.threads).map(|_| scope.spawn(work)).collect();
+        let work = &work;
+        let workers = (0..options.threads).map(|thread| scope.spawn(move || work(thread)));
+        let workers: Vec<_> = workers.collect();
         let mut told = Instant::now();
         while workers.iter().any(|worker| !worker.is_finished()) {
             thread::sleep(Duration::from_millis(50));

@@ -109,3 +109,26 @@ impl Drop for FetchGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Allowance;
+
+    #[test]
+    fn what_is_in_memory_is_kept_only_while_it_is_used() {
+        let allowance = Allowance::new(10);
+        let mut room = allowance.take(10).unwrap();
+        assert!(room.add(b"0123456789"));
+        let file = Arc::new(room.finish());
+        let kept = Kept::new(&file);
+        assert!(kept.file().is_some_and(|again| Arc::ptr_eq(&again, &file)));
+        drop(file);
+        assert!(kept.file().is_none() && allowance.take(10).is_some());
+
+        let file = Arc::new(SpoolFile::create(&std::env::temp_dir()).unwrap());
+        let kept = Kept::new(&file);
+        drop(file);
+        assert!(kept.file().is_some());
+    }
+}

@@ -140,6 +140,24 @@ fn put_404_is_tried_again_before_the_job_is_given_up() {
     ));
 }
 
+/// A proxy says it once before, and once behind an outage.
+#[test]
+fn two_404s_are_too_few_however_far_apart() {
+    let (mut world, put) = keeping();
+    let from = world.now;
+    world.reply(&put, reply(404));
+    while world.now.since(from) < 90 * SECOND {
+        let put = world.next_request();
+        world.lose(&put);
+    }
+    let put = world.next_request();
+    world.reply(&put, reply(404));
+    world.no_job_output();
+    let put = world.next_request();
+    world.reply(&put, reply(200));
+    world.no_job_output();
+}
+
 #[test]
 fn put_409_is_repeated_soon() {
     let (mut world, put) = keeping();

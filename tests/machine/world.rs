@@ -1,6 +1,9 @@
 //! A machine, the time, and everything that came out and was not looked at yet.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gitlab_runner::{
@@ -136,6 +139,8 @@ pub(crate) struct World {
     pub(crate) machine: RunnerMachine,
     pub(crate) now: Time,
     sent: VecDeque<Sent>,
+    /// Requests of which the machine knows that they are on their way.
+    in_flight: BTreeSet<RequestId>,
     jobs: VecDeque<(JobId, JobOutput)>,
     pub(crate) notices: Vec<Notice>,
     pub(crate) polled: VecDeque<PollOutcome>,
@@ -161,6 +166,7 @@ impl World {
             machine: RunnerMachine::new(config, 1),
             now: Time::from_secs(100),
             sent: VecDeque::new(),
+            in_flight: BTreeSet::new(),
             jobs: VecDeque::new(),
             notices: Vec::new(),
             polled: VecDeque::new(),
@@ -210,8 +216,22 @@ impl World {
     }
 
     pub(crate) fn input(&mut self, input: Input) {
+        let ignored = self.ignored();
+        let answered = match &input {
+            Input::Reply { request, .. }
+            | Input::Failed { request, .. }
+            | Input::Spooled { request, .. } => Some(*request),
+            _ => None,
+        };
         self.machine.handle_input(self.now, input);
+        if let Some(request) = answered
+            && self.ignored() == ignored
+        {
+            self.in_flight.remove(&request);
+        }
         self.drain();
+        let known = self.machine.stats().requests_in_flight;
+        assert_eq!(known, self.in_flight.len(), "requests in flight");
     }
 
     fn drain(&mut self) {
@@ -223,6 +243,7 @@ impl World {
                     reply,
                     ..
                 } => {
+                    self.in_flight.insert(request);
                     let (parts, body) = http.into_parts();
                     let path = parts.uri.path_and_query().unwrap().as_str();
                     self.sent.push_back(Sent {
@@ -243,6 +264,7 @@ impl World {
                 Output::PersistToken(token) => self.tokens.push_back(token),
                 Output::Stopped(reason) => self.stopped = Some(reason),
                 Output::Forget(request) => {
+                    self.in_flight.remove(&request);
                     self.sent.retain(|sent| sent.id != request);
                     self.forgotten.push(request);
                 }

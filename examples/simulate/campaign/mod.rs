@@ -24,6 +24,7 @@ mod weather;
 
 use std::{
     any::Any,
+    cell::Cell,
     collections::BTreeSet,
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Once},
@@ -44,9 +45,15 @@ pub(crate) struct Outcome {
     pub(crate) wrong: Vec<String>,
 }
 
+thread_local! {
+    /// Which seed this thread runs, or ran last.
+    static RUNNING: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
 /// Runs this seed without some of its ingredients.
 pub(crate) fn simulate(seed: u64, without: &Without) -> Outcome {
     quiet_panics();
+    RUNNING.set(Some(seed));
     let plan = Arc::new(Plan::draw(seed, without));
     let mut outcome = Outcome {
         parts: plan.parts.clone(),
@@ -151,6 +158,10 @@ fn quiet_panics() {
         panic::set_hook(Box::new(move |info| {
             if !words(info.payload()).starts_with("on purpose") {
                 hook(info);
+                // Nobody else tells if the process ends by it.
+                if let Some(seed) = RUNNING.get() {
+                    eprintln!("in the run of seed {seed}");
+                }
             }
         }));
     });
