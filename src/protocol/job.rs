@@ -27,8 +27,9 @@ mod reader;
 mod secrets;
 mod work;
 
+pub(crate) use self::expand::has_references;
 #[cfg(feature = "runner")]
-pub(crate) use self::expand::{Expander, Meaning, has_references};
+pub(crate) use self::expand::{Expander, Meaning};
 pub(crate) use self::reader::PayloadReader;
 pub use self::{
     error::PayloadError,
@@ -194,7 +195,7 @@ impl JobPayload {
         let inputs = inputs.flat_map(|input| texts(&input.value.content));
         let stores = self.secrets.values().flat_map(|spec| spec.tokens());
         // What a reference stands for is masked where it comes from.
-        let stores = stores.filter(|token| !token.expose().contains(['$', '%']));
+        let stores = stores.filter(|token| self.refers_to_nothing(token.expose()));
         let tokens = self.dependencies.iter().map(|dependency| &dependency.token);
         let passwords = self
             .credentials
@@ -210,6 +211,11 @@ impl JobPayload {
             .map(Cow::Borrowed)
             .chain(inputs)
             .chain(decoded.map(Cow::Owned))
+    }
+
+    /// Whether expansion leaves a text as it is.
+    fn refers_to_nothing(&self, text: &str) -> bool {
+        !has_references(text) || self.expand(text, |_| String::new()) == text
     }
 
     /// The time that the job may take: `default` if GitLab names none, or none above zero.

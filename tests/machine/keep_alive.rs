@@ -69,14 +69,22 @@ fn a_log_that_is_sent_keeps_the_job_alive_too() {
 
 #[test]
 fn a_log_that_is_about_to_go_comes_before_a_keep_alive() {
-    let mut world = World::running(&payload());
-    world.log_to(100);
-    let patch = world.next_request();
-    world.log_to(120);
-    world.pass(50 * SECOND);
-    world.reply(&patch, reply(202));
-    let (wait, patch) = world.next_request_after();
-    assert_eq!((patch.range(), wait), (100..120, 3 * SECOND));
+    // Trouble that is over changes nothing.
+    for trouble in [false, true] {
+        let mut world = World::running(&payload());
+        world.log_to(100);
+        let mut patch = world.next_request();
+        if trouble {
+            world.reply(&patch, html(502));
+            patch = world.next_request();
+        }
+        world.log_to(120);
+        world.pass(50 * SECOND);
+        world.reply(&patch, reply(202));
+        let (wait, patch) = world.next_request_after();
+        assert_eq!((patch.method.as_str(), wait), ("PATCH", 3 * SECOND));
+        assert_eq!(patch.range(), 100..120);
+    }
 }
 
 #[test]

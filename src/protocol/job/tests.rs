@@ -76,7 +76,7 @@ fn everything_secret_is_to_be_masked() {
             "W": { "aws_secrets_manager": { "server": { "jwt": "jwt-aws" } } },
             "L": { "gitlab_secrets_manager": { "server": { "inline_auth": { "jwt": "jwt-gitlab" } } } },
             "K": { "akeyless": { "server": {
-                "access_key": "key-akeyless", "akeyless_token": "token-akeyless", "uid_token": "uid-akeyless",
+                "access_key": "100%-key$/akeyless", "akeyless_token": "token-akeyless", "uid_token": "uid-akeyless",
                 "k8s_service_account_token": "k8s-akeyless", "jwt": "jwt-akeyless",
             } } },
         },
@@ -86,6 +86,7 @@ fn everything_secret_is_to_be_masked() {
     assert_eq!(
         values,
         [
+            "100%-key$/akeyless",
             "271828",
             "another-job-token",
             "dependency-token",
@@ -100,7 +101,6 @@ fn everything_secret_is_to_be_masked() {
             "jwt-gitlab",
             "jwt-vault",
             "k8s-akeyless",
-            "key-akeyless",
             "masked",
             "one\ntwo",
             "registry-password",
