@@ -84,6 +84,11 @@ impl Key {
         self.is("POST", "jobs/:id/artifacts")
     }
 
+    /// Whether the body of its answer is a file.
+    pub(super) fn is_download(&self) -> bool {
+        self.method == Method::GET.as_str()
+    }
+
     pub(super) fn is_verify(&self) -> bool {
         self.is("POST", "runners/verify")
     }
@@ -451,7 +456,7 @@ fn reply(entry: &HarEntry, key: &Key) -> Result<Replied, &'static str> {
         .body()
         .map_err(|_| "the body of its reply is no base64")?;
     // What is downloaded may be compressed by itself.
-    let body = if key.method == Method::GET.as_str() {
+    let body = if key.is_download() {
         body
     } else {
         unpacked(body, response)?

@@ -275,10 +275,11 @@ impl HarServer {
         let body = match body {
             HarBody::Whole(body) => body,
             HarBody::Lossy(text) => Bytes::from(text),
-            HarBody::Hash { sha256, .. } => {
-                let given = self.bodies.get(&sha256);
-                given.cloned().unwrap_or(Bytes::from_static(EMPTY_ZIP))
-            }
+            HarBody::Hash { sha256, .. } => match self.bodies.get(&sha256) {
+                Some(given) => given.clone(),
+                None if key.is_download() => Bytes::from_static(EMPTY_ZIP),
+                None => Bytes::new(),
+            },
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;

@@ -267,3 +267,18 @@ fn what_is_due_is_done_whatever_else_is_told() {
     world.input(Input::Spooled { request, len });
     assert_eq!(world.request().path, get.path);
 }
+
+#[test]
+fn a_download_that_nobody_waits_for_ends_with_the_job() {
+    let (mut world, get) = downloading();
+    world.finish_step(StepResult::Ok, 0);
+    world.clean_up(0);
+    let update = world.next_update();
+    world.reply(&update, reply(200));
+    assert!(matches!(
+        downloaded(&mut world),
+        DownloadOutcome::Failed(Trouble::Stopped)
+    ));
+    world.is_over();
+    assert_eq!(world.forgotten, [get.id]);
+}

@@ -326,6 +326,18 @@ fn a_cancel_while_the_handler_is_made_runs_nothing() {
 }
 
 #[test]
+fn a_handler_that_is_made_for_ever_is_dropped_after_a_cancel() {
+    let mut world = World::starting(&payload());
+    let canceling = reply(200).job_status("canceling");
+    let told = world.until_job_output(&canceling);
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Graceful)));
+    let from = world.now;
+    let told = world.until_job_output(&canceling);
+    assert!(matches!(told, JobOutput::Cancel(CancelMode::Forced)));
+    assert_eq!(world.now.since(from), 600 * SECOND);
+}
+
+#[test]
 fn graceful_then_forced_cancel() {
     let mut world = canceling(&payload_with_after_script());
     let put = world.next_request();

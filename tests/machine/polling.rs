@@ -248,6 +248,21 @@ fn request_413_shrinks_info() {
 }
 
 #[test]
+fn poll_once_has_an_answer_when_its_request_is_too_large() {
+    let mut world = World::new();
+    world.input(Input::PollOnce);
+    let poll = world.request();
+    world.reply(&poll, html(413));
+    assert!(world.polled.is_empty(), "{:?}", world.polled);
+    let poll = world.request();
+    world.reply(&poll, reply(204));
+    assert!(matches!(world.polled.pop_front(), Some(PollOutcome::NoJob)));
+    assert!(world.polled.is_empty());
+    // It was for that once.
+    world.pass(600 * SECOND);
+}
+
+#[test]
 fn request_429_waits_as_told() {
     for (name, value, seconds) in [
         ("Retry-After", "17", 17),

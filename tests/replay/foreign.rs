@@ -108,6 +108,37 @@ fn what_is_not_asked_of_gitlab_is_passed_over() {
     is_replayed(&all);
 }
 
+#[test]
+fn bodies_that_were_not_kept() {
+    let mut all = entries("mitm-dependency");
+    for entry in &mut all {
+        let status = entry["response"]["status"].as_i64().unwrap();
+        let is_download = entry["request"]["method"] == "GET" && status == 200;
+        let content = &mut entry["response"]["content"];
+        if is_download || [200, 202, 302].contains(&status) {
+            *content = json!({ "size": 100, "mimeType": "text/plain", "comment": "not kept" });
+        }
+    }
+    is_replayed(&all);
+}
+
+/// Some runners say so while they prepare a job.
+#[test]
+fn a_job_that_is_pending_has_not_ended() {
+    let mut all = entries("official-failure");
+    let commit = all.iter().position(|it| it["request"]["method"] == "PUT");
+    let mut pending = all[commit.unwrap()].clone();
+    let text = &mut pending["request"]["postData"]["text"];
+    *text = text
+        .as_str()
+        .unwrap()
+        .replace("\"failed\"", "\"pending\"")
+        .into();
+    assert!(text.as_str().unwrap().contains("pending"));
+    all.insert(commit.unwrap(), pending);
+    is_replayed(&all);
+}
+
 /// `mitmproxy`, for one, writes each when it is over.
 #[test]
 fn entries_are_put_in_order() {
