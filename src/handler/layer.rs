@@ -22,7 +22,7 @@ use super::{
     log::JobLog,
     scope::{current_log, line_was_taken},
 };
-use crate::ids::JobId;
+use crate::{ids::JobId, trace::TraceStream};
 
 /// A layer for subscribers of `tracing`: an event with the field `gitlab.output = true` becomes a
 /// line in the log of the job in whose span it occurs.
@@ -134,7 +134,8 @@ where
             })
         });
         if let Some(log) = log.flatten() {
-            log.write_line(&fields.message);
+            fields.message.push('\n');
+            log.write(TraceStream::Stdout, fields.message.as_bytes());
             line_was_taken();
         }
     }

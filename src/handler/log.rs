@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+use super::batch::Batch;
 use crate::{
     adapter::{Adapter, Body},
     ids::JobId,
@@ -58,19 +59,13 @@ const SWOLLEN: u64 = HOT + (256 << 10);
 /// Who writes faster than they are stored has to store them.
 const MOST: u64 = 1 << 20;
 
-/// So much is written to a spool at once, if nobody asks for it before: a line on its own costs
-/// three times what it costs among others.
-const BATCH: usize = 4 << 10;
-/// A batch is no smaller, to begin with.
-const FIRST_BATCH: usize = 512;
-
 enum Inner {
     /// There is no spool yet: lines of the runner that came too early.
     Early(Vec<String>),
     Open {
         spool: TraceSpool,
         /// What is still to be written to it.
-        batch: Vec<u8>,
+        batch: Batch,
         /// Whether the last bytes ended a line, or a section.
         at_line_start: bool,
     },
@@ -80,6 +75,13 @@ enum Inner {
         mark: TraceMark,
     },
     Closed(TraceMark),
+}
+
+/// A log has grown, and somebody may have to hear of it.
+#[derive(Clone, Copy)]
+pub(super) struct Grown {
+    /// How much of it is there; 0 if that is what it was.
+    in_memory: u64,
 }
 
 /// Tells the time of the day.
@@ -128,7 +130,7 @@ impl JobLog {
         let early = std::mem::take(early);
         *inner = Inner::Open {
             spool,
-            batch: Vec::new(),
+            batch: Batch::default(),
             at_line_start: true,
         };
         drop(inner);
@@ -144,20 +146,24 @@ impl JobLog {
 
     /// Writes bytes as they are.
     pub(crate) fn write(&self, stream: TraceStream, bytes: &[u8]) {
-        self.write_all(stream, &[bytes]);
+        if let Some(grown) = self.append(stream, bytes) {
+            self.attend(grown);
+        }
     }
 
-    /// Writes a line and its end.
-    #[cfg(feature = "tracing")]
-    pub(crate) fn write_line(&self, line: &str) {
-        self.write_all(TraceStream::Stdout, &[line.as_bytes(), b"\n"]);
+    /// The same, but [`attend`](Self::attend) is to be called with what it gives: that may do
+    /// anything, as this does not.
+    #[inline]
+    pub(super) fn append(&self, stream: TraceStream, bytes: &[u8]) -> Option<Grown> {
+        let inner = &mut *lock(&self.inner);
+        self.append_to(inner, stream, bytes)
     }
 
     /// Writes a line of the runner, on a line of its own; kept if there is no spool yet.
     pub(crate) fn note(&self, line: String) {
-        let in_memory = {
-            let mut inner = lock(&self.inner);
-            let start = match &mut *inner {
+        let grown = {
+            let inner = &mut *lock(&self.inner);
+            let start = match inner {
                 Inner::Early(early) => return early.push(line),
                 // With timestamps the runner has lines of its own.
                 Inner::Open {
@@ -167,10 +173,12 @@ impl JobLog {
                 } if !spool.has_timestamps() => "\n",
                 _ => "",
             };
-            let parts = [start.as_bytes(), line.as_bytes(), b"\n"];
-            self.append(&mut inner, TraceStream::Runner, &parts)
+            let line = [start, &line, "\n"].concat();
+            self.append_to(inner, TraceStream::Runner, line.as_bytes())
         };
-        self.appended(in_memory);
+        if let Some(grown) = grown {
+            self.attend(grown);
+        }
     }
 
     /// Writes a line of the runner as GitLab's own runner would colour it.
@@ -187,7 +195,7 @@ impl JobLog {
         match &mut *lock(&self.inner) {
             Inner::Early(_) => TraceMark::default(),
             Inner::Open { spool, batch, .. } => {
-                empty(batch, spool);
+                batch.empty(spool);
                 spool.mark()
             }
             Inner::Finished { mark, .. } | Inner::Closed(mark) => *mark,
@@ -205,7 +213,7 @@ impl JobLog {
                     mut batch,
                     ..
                 } => {
-                    empty(&mut batch, &mut spool);
+                    batch.empty(&mut spool);
                     let mark = spool.finish();
                     (Inner::Finished { spool, mark }, mark)
                 }
@@ -313,17 +321,11 @@ impl JobLog {
 
     /// Whether it was at rest until now.
     pub(crate) fn wake(&self) -> bool {
-        // Looked at first, since it is awake at nearly all lines, and looking is cheap.
-        !self.awake.load(Ordering::SeqCst) && !self.awake.swap(true, Ordering::SeqCst)
+        !self.awake.swap(true, Ordering::SeqCst)
     }
 
-    fn write_all(&self, stream: TraceStream, parts: &[&[u8]]) {
-        let in_memory = self.append(&mut lock(&self.inner), stream, parts);
-        self.appended(in_memory);
-    }
-
-    /// How much is in memory then, if it takes anything.
-    fn append(&self, inner: &mut Inner, stream: TraceStream, parts: &[&[u8]]) -> Option<u64> {
+    #[inline(always)]
+    fn append_to(&self, inner: &mut Inner, stream: TraceStream, bytes: &[u8]) -> Option<Grown> {
         let Inner::Open {
             spool,
             batch,
@@ -332,28 +334,42 @@ impl JobLog {
         else {
             return None;
         };
-        if let Some(last) = parts.iter().rev().find_map(|part| part.last()) {
+        *at_line_start = match bytes.last() {
+            Some(b'\n') => true,
             // Behind the marker of a section GitLab's viewer begins a line.
-            let marker = parts
-                .last()
-                .is_some_and(|part| part.ends_with(b"\r\x1b[0K"));
-            *at_line_start = *last == b'\n' || marker;
-        }
+            Some(_) => bytes.ends_with(b"\r\x1b[0K"),
+            None => *at_line_start,
+        };
+        // With timestamps there never is room.
+        let in_memory = match batch.take(bytes) {
+            true => 0,
+            false => self.append_more(spool, batch, stream, bytes),
+        };
+        let is_news = in_memory >= SWOLLEN || !self.awake.load(Ordering::SeqCst);
+        is_news.then_some(Grown { in_memory })
+    }
+
+    /// How much is in memory then, without the batch, which cannot be stored.
+    #[inline(never)]
+    fn append_more(
+        &self,
+        spool: &mut TraceSpool,
+        batch: &mut Batch,
+        stream: TraceStream,
+        bytes: &[u8],
+    ) -> u64 {
         if spool.has_timestamps() {
             // Where a write ends makes a difference there.
-            spool.write_from(stream, &parts.concat(), (self.clock)());
+            spool.write_from(stream, bytes, (self.clock)());
         } else {
-            parts.iter().for_each(|part| add(part, batch, spool));
+            batch.add(bytes, spool);
         }
-        // Without the batch, which cannot be stored.
-        Some(spool.in_memory())
+        spool.in_memory()
     }
 
     /// Tells of it, and stores what is too much.
-    fn appended(&self, in_memory: Option<u64>) {
-        let Some(in_memory) = in_memory else {
-            return;
-        };
+    #[cold]
+    pub(super) fn attend(&self, Grown { in_memory }: Grown) {
         if self.wake() {
             (self.tell)(LogNews::Grew);
         }
@@ -363,28 +379,6 @@ impl JobLog {
         if in_memory >= MOST {
             self.spill();
         }
-    }
-}
-
-fn add(part: &[u8], batch: &mut Vec<u8>, spool: &mut TraceSpool) {
-    if part.len() < BATCH {
-        if batch.capacity() == 0 {
-            batch.reserve(FIRST_BATCH);
-        }
-        batch.extend_from_slice(part);
-        if batch.len() >= BATCH {
-            empty(batch, spool);
-        }
-    } else {
-        empty(batch, spool);
-        spool.write(part);
-    }
-}
-
-fn empty(batch: &mut Vec<u8>, spool: &mut TraceSpool) {
-    if !batch.is_empty() {
-        spool.write(batch);
-        batch.clear();
     }
 }
 

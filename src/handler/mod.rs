@@ -1,5 +1,6 @@
 //! The side of the user: what runs a job, what it is given, and where its output goes.
 
+mod batch;
 mod download;
 mod env;
 mod files;
@@ -7,6 +8,7 @@ pub mod job;
 mod jobs;
 #[cfg(feature = "tracing")]
 mod layer;
+mod line;
 mod log;
 mod scope;
 mod section;

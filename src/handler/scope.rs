@@ -19,7 +19,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::log::JobLog;
+use super::{line::LineBuffer, log::JobLog};
 use crate::{ids::JobId, trace::TraceStream};
 
 thread_local! {
@@ -28,11 +28,8 @@ thread_local! {
     #[cfg(feature = "tracing")]
     static TAKEN: Cell<bool> = const { Cell::new(false) };
     /// Lines are put together here, so that there is no allocation for each of them.
-    static LINE: Cell<String> = const { Cell::new(String::new()) };
+    static LINE: Cell<Option<Box<LineBuffer>>> = const { Cell::new(None) };
 }
-
-/// A longer line gives its buffer back.
-const LINE_BUFFER_LIMIT: usize = 64 << 10;
 
 /// Writes one line into the log of the running job.
 ///
@@ -147,20 +144,20 @@ pub fn in_job() -> bool {
 /// Writes a line into the log of the job on whose behalf the calling code runs.
 #[doc(hidden)]
 pub fn output_line(line: fmt::Arguments<'_>) {
-    let Some(log) = CURRENT.with_borrow(Option::clone) else {
-        return;
-    };
     // Taken out, since what is printed may itself print lines.
-    let mut buffer = LINE.take();
+    let mut buffer = LINE.take().unwrap_or_default();
+    if buffer.write_fmt(line).is_ok() && buffer.write_char('\n').is_ok() {
+        let news = CURRENT.with_borrow(|current| {
+            let log = current.as_ref()?;
+            let grown = log.append(TraceStream::Stdout, buffer.as_bytes())?;
+            Some((Arc::clone(log), grown))
+        });
+        if let Some((log, grown)) = news {
+            log.attend(grown);
+        }
+    }
     buffer.clear();
-    if buffer.write_fmt(line).is_ok() {
-        // With its end, since the log takes one piece at less cost than two.
-        buffer.push('\n');
-        log.write(TraceStream::Stdout, buffer.as_bytes());
-    }
-    if buffer.capacity() <= LINE_BUFFER_LIMIT {
-        LINE.set(buffer);
-    }
+    LINE.set(Some(buffer));
 }
 
 /// Who is called on behalf of what: the job's log, and what `tracing` needs to know.
