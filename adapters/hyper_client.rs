@@ -6,19 +6,15 @@
 
 use std::{pin::pin, sync::Arc};
 
-use futures::{
-    StreamExt,
-    future::{self, Either},
-    stream,
-};
+use futures::future::{self, Either};
 use http::{
     HeaderValue, Request, Response, Uri,
     header::{HOST, PROXY_AUTHORIZATION},
+    uri::Authority,
 };
-use hyper::body::Incoming;
 
 use crate::adapter::{
-    AdapterError, Body, TransportError,
+    AdapterError, Body, TransportError, TransportErrorKind,
     common::{Limit, Name, Outgoing, prepare},
     hyper_connect::Connector,
     hyper_net::Net,
@@ -62,7 +58,11 @@ impl<N: Net> Client<N> {
         let (request, secure) = prepare(request, self.user_agent.as_ref(), &name)?;
         let turn = self.limit.turn().await;
         let proxy = self.proxies.on_the_way(request.uri());
-        let (mut request, target) = Target::of(request, secure, proxy);
+        let target = Target::of(request, secure, proxy);
+        let (mut request, target) = target.ok_or_else(|| {
+            let detail = format!("{name} cannot be sent: there is no host");
+            TransportError::new(TransportErrorKind::Request, false, detail)
+        })?;
         loop {
             let kept = self.pool.take(&target.place);
             let reused = kept.is_some();
@@ -104,7 +104,7 @@ impl<N: Net> Client<N> {
                             pool.put(target.place, connection);
                         }
                     };
-                    let reply = reply.map(|incoming| kept_body(incoming, name, keep));
+                    let reply = reply.map(|incoming| reply_body(incoming, name, keep));
                     return Ok(turn.until_read(reply));
                 }
                 Err(mut error) => match error.take_message() {
@@ -127,36 +127,34 @@ impl<N: Net> Client<N> {
 /// Where a request goes.
 pub(super) struct Target {
     pub(super) place: Place,
-    /// Without the brackets of an IPv6 address.
-    pub(super) host: String,
+    /// Of the server; `place` may be a proxy's.
+    server: Authority,
     pub(super) port: u16,
     pub(super) secure: bool,
     pub(super) proxy: Option<Proxy>,
 }
 
 impl Target {
-    /// The request as it stands on the wire, and where it goes.
+    /// The request as it stands on the wire, and where it goes; none without a host.
     fn of(
         mut request: Request<Outgoing>,
         secure: bool,
         proxy: Option<Proxy>,
-    ) -> (Request<Outgoing>, Self) {
+    ) -> Option<(Request<Outgoing>, Self)> {
         let uri = std::mem::take(request.uri_mut());
-        let mut host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        let server = uri.authority()?;
         let default = if secure { 443 } else { 80 };
-        let port = uri.port_u16().unwrap_or(default);
-        let scheme = if secure { "https" } else { "http" };
-        if !request.headers().contains_key(HOST) {
-            // A host of a URI can stand in a header.
-            let value = match port == default {
-                true => HeaderValue::from_str(&host),
-                false => HeaderValue::try_from(format!("{host}:{port}")),
-            };
-            if let Ok(value) = value {
-                request.headers_mut().insert(HOST, value);
-            }
+        let port = server.port_u16().unwrap_or(default);
+        let server = match server.as_str().len() == server.host().len() || port != default {
+            true => server.clone(),
+            false => server.host().parse().ok()?,
+        };
+        if !request.headers().contains_key(HOST)
+            // An authority can stand in a header.
+            && let Ok(value) = HeaderValue::from_str(server.as_str())
+        {
+            request.headers_mut().insert(HOST, value);
         }
-        // A proxy takes plain requests for everybody on the same connection.
         let place = match &proxy {
             Some(proxy) if !secure => {
                 *request.uri_mut() = uri;
@@ -164,47 +162,35 @@ impl Target {
                     let value = value.clone();
                     request.headers_mut().insert(PROXY_AUTHORIZATION, value);
                 }
-                format!("proxy {}", proxy.uri)
+                Place {
+                    authority: proxy.uri.authority()?.clone(),
+                    secure: proxy.uri.scheme_str() == Some("https"),
+                    is_proxy: true,
+                }
             }
             _ => {
-                if let Some(path) = uri.path_and_query() {
-                    *request.uri_mut() = Uri::from(path.clone());
+                if let Some(path) = uri.into_parts().path_and_query {
+                    *request.uri_mut() = Uri::from(path);
                 }
-                format!("{scheme}://{host}:{port}")
+                Place {
+                    authority: server.clone(),
+                    secure,
+                    is_proxy: false,
+                }
             }
         };
-        if host.starts_with('[') {
-            host = host.trim_matches(['[', ']']).to_owned();
-        }
         let target = Self {
-            place: place.into(),
-            host,
+            place,
+            server,
             port,
             secure,
             proxy,
         };
-        (request, target)
+        Some((request, target))
     }
-}
 
-/// The body, which calls `keep` at its end.
-fn kept_body(incoming: Incoming, name: Name, keep: impl FnOnce() + Send + 'static) -> Body {
-    match reply_body(incoming, name) {
-        Body::Stream { len, chunks } => {
-            let end = stream::once(async move {
-                keep();
-                None
-            });
-            // A body that broke off has ended its connection, too.
-            let chunks = chunks.map(Some).chain(end).filter_map(std::future::ready);
-            Body::Stream {
-                len,
-                chunks: chunks.boxed(),
-            }
-        }
-        body => {
-            keep();
-            body
-        }
+    /// Without the brackets of an IPv6 address.
+    pub(super) fn host(&self) -> &str {
+        self.server.host().trim_matches(['[', ']'])
     }
 }

@@ -120,7 +120,7 @@ impl<N: Net> Connector<N> {
     async fn establish(&self, target: &Target, name: &Name) -> Result<Connection, TransportError> {
         let mut stream = match &target.proxy {
             None => self
-                .tcp(&target.host, target.port)
+                .tcp(target.host(), target.port)
                 .await
                 .map_err(|error| unconnected(name, error))?,
             Some(proxy) => {
@@ -149,7 +149,7 @@ impl<N: Net> Connector<N> {
             }
         };
         if target.secure {
-            stream = self.secure(&target.host, stream, name).await?;
+            stream = self.secure(target.host(), stream, name).await?;
         }
         self.handshake(stream, name).await
     }
@@ -279,9 +279,9 @@ async fn tunnel(
     target: &Target,
     authorization: Option<&HeaderValue>,
 ) -> io::Result<()> {
-    let place = match target.host.contains(':') {
-        true => format!("[{}]:{}", target.host, target.port),
-        false => format!("{}:{}", target.host, target.port),
+    let place = match target.host().contains(':') {
+        true => format!("[{}]:{}", target.host(), target.port),
+        false => format!("{}:{}", target.host(), target.port),
     };
     let mut request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n").into_bytes();
     if let Some(value) = authorization {

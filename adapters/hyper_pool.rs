@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use futures::{
     channel::oneshot,
     future::{self, Either},
 };
+use http::uri::Authority;
 use hyper::client::conn::http1::SendRequest;
 
 use crate::{
@@ -17,8 +19,22 @@ use crate::{
     adapter::{common::Outgoing, hyper_net::Net, options::Options},
 };
 
-/// The part of a URI that says where it leads to: `https://host:443`.
-pub(super) type Place = Arc<str>;
+/// The part of a URI that says where it leads to. Nothing is copied for it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// In any case of letters, without a port that goes without saying.
+    pub(super) authority: Authority,
+    pub(super) secure: bool,
+    /// The server is a proxy that takes plain requests for everybody.
+    pub(super) is_proxy: bool,
+}
+
+/// There are few places, so little of them tells them apart.
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.authority.as_str().len(), self.secure, self.is_proxy).hash(state);
+    }
+}
 
 /// A connection, and the end of the task that serves it.
 pub(super) struct Connection {

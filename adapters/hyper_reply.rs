@@ -1,10 +1,15 @@
 //! What adapters on hyper have in common: bodies on their way in, and what hyper's errors mean.
 
-use std::{error::Error, io};
+use std::{
+    error::Error,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::stream::Stream;
 use http_body::Body as HttpBody;
-use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
 
 use crate::adapter::{
@@ -16,24 +21,61 @@ use crate::adapter::{
 /// The bound of a reply's head, and of what is buffered of a body on its way out. In bytes.
 pub(super) const BUFFER: usize = 256 * 1024;
 
-pub(super) fn reply_body(incoming: Incoming, name: Name) -> Body {
+/// The body, which calls `keep` at its end.
+pub(super) fn reply_body(
+    incoming: Incoming,
+    name: Name,
+    keep: impl FnOnce() + Send + Unpin + 'static,
+) -> Body {
     if incoming.is_end_stream() {
+        keep();
         return Body::Empty;
     }
     let len = incoming.size_hint().exact();
-    let chunks = BodyDataStream::new(incoming).map(move |chunk| {
-        chunk.map_err(|error| {
-            let kind = find::<io::Error>(&error).map_or(io::ErrorKind::Other, io::Error::kind);
-            let detail = format!("the reply to {name} broke off");
-            let error =
-                TransportError::new(TransportErrorKind::Broken, true, detail).with_source(error);
-            io::Error::new(kind, error)
-        })
+    let keep = Some(keep);
+    let chunks = Box::pin(Chunks {
+        incoming,
+        name,
+        keep,
     });
-    Body::Stream {
-        len,
-        chunks: chunks.boxed(),
+    Body::Stream { len, chunks }
+}
+
+struct Chunks<K> {
+    incoming: Incoming,
+    name: Name,
+    keep: Option<K>,
+}
+
+impl<K: FnOnce() + Unpin> Stream for Chunks<K> {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(chunk) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(chunk)));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(broken_off(error, &self.name)))),
+                None => {
+                    // A body that broke off has ended its connection, too.
+                    if let Some(keep) = self.keep.take() {
+                        keep();
+                    }
+                    return Poll::Ready(None);
+                }
+            }
+        }
     }
+}
+
+fn broken_off(error: hyper::Error, name: &Name) -> io::Error {
+    let kind = find::<io::Error>(&error).map_or(io::ErrorKind::Other, io::Error::kind);
+    let detail = format!("the reply to {name} broke off");
+    let error = TransportError::new(TransportErrorKind::Broken, true, detail).with_source(error);
+    io::Error::new(kind, error)
 }
 
 /// How far a request came on its connection.
@@ -93,11 +135,6 @@ pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::Pin,
-        task::{Context, Poll},
-    };
-
     use futures::{executor::block_on, future::join};
     use http::Request;
     use hyper::{client::conn::http1, rt};
@@ -156,7 +193,7 @@ mod tests {
             let mut sender = sender;
             let request = Request::builder().uri("/").body(Body::Empty).unwrap();
             let name = Name::of(&request);
-            let request = request.map(|_| http_body_util::Empty::<bytes::Bytes>::new());
+            let request = request.map(|_| http_body_util::Empty::<Bytes>::new());
             let (reply, _) = block_on(join(sender.send_request(request), exchanges));
             let error = failure(reply.unwrap_err(), None, progress, &name);
             let found = (error.kind(), error.maybe_delivered());

@@ -96,11 +96,11 @@ impl Proxies {
 
     /// The one on the way to this URI.
     pub(super) fn on_the_way(&self, uri: &Uri) -> Option<Proxy> {
-        let uri = &without_final_dot(uri);
         let given = match uri.scheme_str() {
             Some("https") => self.https.as_ref(),
             _ => self.http.as_ref(),
         }?;
+        let uri = &without_final_dot(uri);
         if self.spares_loopback && uri.host().is_some_and(is_loopback) {
             return None;
         }

@@ -77,8 +77,9 @@ objects! {
         pub runner_info: RunnerInfo,
         /// Parameters of the job.
         pub inputs: Vec<InputInfo>,
-        /// Variables, of which the last one of a key counts; see [`variable`](Self::variable).
-        pub variables: Vec<JobVariable>,
+        /// Variables, of which the last one of a key counts; see [`variable`](Self::variable). Those
+        /// that are the same in many jobs of a server are shared by them.
+        pub variables: Vec<Arc<JobVariable>>,
         /// What to run, in this order. Empty where `run` is given.
         pub steps: Vec<Step>,
         /// Native steps: a text that holds JSON, as it came.
@@ -161,6 +162,7 @@ impl JobPayload {
             .iter()
             .rev()
             .find(|variable| variable.key == key)
+            .map(Arc::as_ref)
     }
 
     /// Every text of the payload that must be kept out of the log, each once, without blanks around

@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use futures::channel::oneshot;
+use futures::{
+    channel::oneshot,
+    future::{BoxFuture, Either, select},
+};
 
 use crate::{adapter::Adapter, sync::lock};
 
@@ -39,17 +42,26 @@ impl Blocking {
 
     /// Does `work` some time.
     pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
+        if let Some(thread) = self.queue(work) {
+            self.adapter.spawn(thread);
+        }
+    }
+
+    /// Another thread, if there may be one more.
+    fn queue(
+        self: &Arc<Self>,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Option<BoxFuture<'static, ()>> {
         {
             let mut state = lock(&self.state);
             state.queue.push_back(Box::new(work));
             if state.threads == self.threads {
-                return;
+                return None;
             }
             state.threads += 1;
         }
         let this = Arc::clone(self);
-        let thread = self.adapter.unblock(Box::new(move || this.work_off()));
-        self.adapter.spawn(thread);
+        Some(self.adapter.unblock(Box::new(move || this.work_off())))
     }
 
     /// The result of `work`; `None` if it panicked, or was lost with the runtime.
@@ -58,11 +70,18 @@ impl Blocking {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let (done, result) = oneshot::channel();
-        self.spawn(move || {
+        let thread = self.queue(move || {
             // Who has gone does not want to know.
             let _ = done.send(work());
         });
-        result.await.ok()
+        match thread {
+            // A task of its own for the thread would only be one more to wake.
+            Some(thread) => match select(result, thread).await {
+                Either::Left((result, _)) => result.ok(),
+                Either::Right(((), result)) => result.await.ok(),
+            },
+            None => result.await.ok(),
+        }
     }
 
     fn work_off(&self) {

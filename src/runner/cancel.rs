@@ -13,6 +13,14 @@ pub(super) struct Cancel {
 }
 
 impl Cancel {
+    /// For the next thing. What was not asked for of the last one can be asked for of this.
+    pub(super) fn renew(&mut self) -> Self {
+        if self.graceful.is_cancelled() || self.forced.is_cancelled() {
+            *self = Self::default();
+        }
+        self.clone()
+    }
+
     pub(super) fn fire(&self, mode: CancelMode) {
         match mode {
             CancelMode::Graceful => self.graceful.cancel(),

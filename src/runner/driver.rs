@@ -456,13 +456,12 @@ impl Driver {
                 script,
                 status,
             } => {
-                entry.cancel = Cancel::default();
                 let order = Order::Step {
                     phase,
                     name,
                     script,
                     status,
-                    cancel: entry.cancel.clone(),
+                    cancel: entry.cancel.renew(),
                 };
                 if entry.orders.unbounded_send(order).is_err() {
                     let trace = entry.log.mark();
@@ -472,8 +471,7 @@ impl Driver {
                 }
             }
             JobOutput::Collect(artifact) => {
-                entry.cancel = Cancel::default();
-                let cancel = entry.cancel.clone();
+                let cancel = entry.cancel.renew();
                 let order = Order::Collect { artifact, cancel };
                 if entry.orders.unbounded_send(order).is_err() {
                     let outcome = Collected::Panicked;
@@ -485,10 +483,9 @@ impl Driver {
             JobOutput::Cancel(mode) => entry.cancel.fire(mode),
             JobOutput::Note(text) => entry.log.note(text),
             JobOutput::CleanUp => {
-                entry.cancel = Cancel::default();
                 let order = Order::CleanUp {
                     status: self.machine.script_status(job).unwrap_or_default(),
-                    cancel: entry.cancel.clone(),
+                    cancel: entry.cancel.renew(),
                 };
                 if entry.orders.unbounded_send(order).is_err() {
                     let trace = entry.log.finish();

@@ -65,14 +65,11 @@ async fn exchange(options: &Options, call: Call) -> Result<Message, TransportErr
         let detail = "what was to be sent is not there any more";
         return Err(TransportError::new(TransportErrorKind::Body, false, detail));
     };
-    let progress = Progress::new(&options.adapter);
-    let mut over = pin!(progress.is_over(call.limit));
-    let (parts, body) = http.into_parts();
-    let body = match call.limit {
-        TimeLimit::Idle { .. } => progress.watched(body),
-        TimeLimit::Total(_) => body,
-    };
-    let reply = options.adapter.send(Request::from_parts(parts, body));
+    let progress = Progress::new(&options.adapter, call.limit);
+    let mut over = pin!(progress.is_over());
+    let reply = options
+        .adapter
+        .send(http.map(|body| progress.watched(body)));
     let reply = in_time(reply, &mut over).await?;
     progress.replied();
     let (parts, body) = reply.into_parts();

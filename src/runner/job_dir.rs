@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::blocking::Blocking;
+use super::{blocking::Blocking, quick::Quick};
 use crate::{handler::JobVariables, spool::lost};
 
 /// So many jobs of one number may have a directory: several GitLabs may share a build directory, and
@@ -14,7 +14,7 @@ use crate::{handler::JobVariables, spool::lost};
 const SAME_NUMBER: u32 = 1000;
 
 /// Makes a directory for this job alone: `wanted`, or the same with a number behind it.
-pub(super) async fn make(quick: &Arc<Blocking>, wanted: PathBuf) -> io::Result<PathBuf> {
+pub(super) async fn make(quick: &Arc<Quick>, wanted: PathBuf) -> io::Result<PathBuf> {
     let make = move || {
         let mut dir = wanted.clone();
         for number in 1..=SAME_NUMBER {
@@ -46,7 +46,7 @@ fn make_below_parents(dir: &Path) -> io::Result<()> {
 /// Removes it, and before it the one beside it, if there is one: while the first is there, that
 /// name is taken too.
 pub(super) async fn remove(
-    quick: &Arc<Blocking>,
+    quick: &Arc<Quick>,
     slow: &Arc<Blocking>,
     variables: &Arc<JobVariables>,
 ) -> io::Result<()> {

@@ -13,6 +13,7 @@ mod notice;
 mod packed;
 mod process;
 mod progress;
+mod quick;
 pub mod registration;
 mod settings;
 mod shared;

@@ -21,8 +21,17 @@ use crate::{
 /// only sign that a slow connection is not a dead one.
 const SIGN: usize = 16 << 10;
 
-/// When something last moved.
+/// One exchange and its time.
 pub(super) struct Progress {
+    adapter: Arc<dyn Adapter>,
+    limit: TimeLimit,
+    begun: Time,
+    /// Where the limit depends on them.
+    moves: Option<Arc<Moves>>,
+}
+
+/// When something last moved.
+struct Moves {
     adapter: Arc<dyn Adapter>,
     /// In nanoseconds since the adapter's origin.
     last: AtomicU64,
@@ -30,18 +39,8 @@ pub(super) struct Progress {
     waiting: AtomicBool,
 }
 
-impl Progress {
-    pub(super) fn new(adapter: &Arc<dyn Adapter>) -> Arc<Self> {
-        let progress = Self {
-            adapter: Arc::clone(adapter),
-            last: AtomicU64::new(0),
-            waiting: AtomicBool::new(false),
-        };
-        progress.note();
-        Arc::new(progress)
-    }
-
-    pub(super) fn note(&self) {
+impl Moves {
+    fn note(&self) {
         let now = self.adapter.now().since(Time::ZERO).as_nanos();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         self.last.store(now, Ordering::Relaxed);
@@ -52,27 +51,60 @@ impl Progress {
         self.waiting.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn replied(&self) {
-        self.note();
-        self.waiting.store(false, Ordering::Relaxed);
-    }
-
     fn last(&self) -> Time {
         Time::ZERO + Duration::from_nanos(self.last.load(Ordering::Relaxed))
     }
+}
+
+impl Progress {
+    pub(super) fn new(adapter: &Arc<dyn Adapter>, limit: TimeLimit) -> Self {
+        let moves = match limit {
+            TimeLimit::Total(_) => None,
+            TimeLimit::Idle { .. } => {
+                let moves = Moves {
+                    adapter: Arc::clone(adapter),
+                    last: AtomicU64::new(0),
+                    waiting: AtomicBool::new(false),
+                };
+                moves.note();
+                Some(Arc::new(moves))
+            }
+        };
+        Self {
+            adapter: Arc::clone(adapter),
+            limit,
+            begun: adapter.now(),
+            moves,
+        }
+    }
+
+    pub(super) fn note(&self) {
+        if let Some(moves) = &self.moves {
+            moves.note();
+        }
+    }
+
+    pub(super) fn replied(&self) {
+        if let Some(moves) = &self.moves {
+            moves.note();
+            moves.waiting.store(false, Ordering::Relaxed);
+        }
+    }
 
     /// Completes when the time is over.
-    pub(super) async fn is_over(&self, limit: TimeLimit) {
-        let begun = self.last();
+    pub(super) async fn is_over(&self) {
         loop {
             let now = self.adapter.now();
-            let (deadline, next_look) = match limit {
-                TimeLimit::Total(limit) => (begun + limit, begun + limit),
+            let last = self.moves.as_ref().map_or(self.begun, |moves| moves.last());
+            let (deadline, next_look) = match (self.limit, &self.moves) {
+                (TimeLimit::Total(limit), _) => (self.begun + limit, self.begun + limit),
                 // The reply may begin at any time, and has less of it from then on.
-                TimeLimit::Idle { reply, stall } if self.waiting.load(Ordering::Relaxed) => {
-                    (self.last() + reply, now + stall)
+                (TimeLimit::Idle { reply, stall }, Some(moves))
+                    if moves.waiting.load(Ordering::Relaxed) =>
+                {
+                    (last + reply, now + stall)
                 }
-                TimeLimit::Idle { stall, .. } => (self.last() + stall, now + stall),
+                (TimeLimit::Idle { stall, .. }, _) => (last + stall, now + stall),
             };
             if now >= deadline {
                 return;
@@ -81,13 +113,17 @@ impl Progress {
         }
     }
 
-    /// The same body in pieces that are not too long, with a note of each that is taken.
-    pub(super) fn watched(self: &Arc<Self>, body: Body) -> Body {
-        let Body::Stream { len, chunks } = body else {
-            self.sent();
+    /// The same body, where that counts in pieces that are not too long, with a note of each that is
+    /// taken.
+    pub(super) fn watched(&self, body: Body) -> Body {
+        let Some(moves) = &self.moves else {
             return body;
         };
-        let (this, over) = (Arc::clone(self), Arc::clone(self));
+        let Body::Stream { len, chunks } = body else {
+            moves.sent();
+            return body;
+        };
+        let (moves, over) = (Arc::clone(moves), Arc::clone(moves));
         let pieces = chunks.flat_map(|chunk| {
             let mut rest = Some(chunk);
             stream::iter(std::iter::from_fn(move || match rest.take()? {
@@ -104,7 +140,7 @@ impl Progress {
             None
         });
         let chunks = pieces
-            .inspect(move |_| this.note())
+            .inspect(move |_| moves.note())
             .map(Some)
             .chain(end)
             .filter_map(std::future::ready)

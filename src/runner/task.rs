@@ -29,6 +29,7 @@ use super::{
     job_dir, notice,
     packed::Packed,
     process::{Handler, Make, Process},
+    quick::Quick,
     settings::Settings,
     slots::{Slot, Slots},
     variables::runner_variables,
@@ -50,8 +51,8 @@ use crate::{
 /// What all tasks of a runner share.
 pub(super) struct Options {
     pub(super) adapter: Arc<dyn Adapter>,
-    /// For one call of the file system in the build directory, which lets in only one at a time.
-    pub(super) quick: Arc<Blocking>,
+    /// For one call of the file system in the build directory.
+    pub(super) quick: Arc<Quick>,
     /// For what takes longer.
     pub(super) slow: Arc<Blocking>,
     pub(super) inbox: Arc<Inbox>,
@@ -83,7 +84,7 @@ impl Options {
     ) -> Self {
         Self {
             adapter: Arc::clone(adapter),
-            quick: Blocking::new(Arc::clone(adapter), 1),
+            quick: Quick::new(adapter),
             slow: Blocking::new(Arc::clone(adapter), 4),
             inbox: Arc::clone(inbox),
             build_dir,
@@ -125,7 +126,7 @@ pub(super) enum Order {
 /// One job on its way.
 pub(super) struct Task {
     adapter: Arc<dyn Adapter>,
-    quick: Arc<Blocking>,
+    quick: Arc<Quick>,
     slow: Arc<Blocking>,
     dir: PathBuf,
     trace_limit: u64,
@@ -466,7 +467,7 @@ fn spool(variables: &JobVariables, limit: u64, timestamps: bool) -> TraceSpool {
 }
 
 async fn remove_dir(
-    quick: &Arc<Blocking>,
+    quick: &Arc<Quick>,
     slow: &Arc<Blocking>,
     variables: &Arc<JobVariables>,
     duty: &Duty,

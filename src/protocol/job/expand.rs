@@ -4,7 +4,7 @@
     allow(dead_code, reason = "environments are made for handlers")
 )]
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use super::{JobPayload, JobVariable};
 
@@ -47,7 +47,7 @@ impl JobPayload {
         &'a self,
         file_path: P,
     ) -> impl Iterator<Item = (&'a str, Meaning<'a>)> + use<'a, P> {
-        self.variables.iter().map(move |variable| {
+        self.variables.iter().map(Arc::as_ref).map(move |variable| {
             let meaning = match variable {
                 JobVariable { file: true, .. } => Meaning::File {
                     path: file_path(&variable.key),
