@@ -229,7 +229,11 @@ impl Model {
             .and_then(|rest| rest.split('/').next()?.parse().ok())
             .map(JobId);
         let what = match (http.body(), reply) {
-            (RequestBody::Artifact { .. }, _) => What::Upload,
+            // The place that a redirect names does not tell.
+            (RequestBody::Artifact { artifact, .. }, _) => {
+                job = Some(artifact.job);
+                What::Upload
+            }
             (_, ReplyBody::Spool { download, .. }) => {
                 let mut jobs = self.jobs.iter();
                 let of = jobs.find(|(_, known)| known.downloads.contains(&download));
