@@ -368,7 +368,8 @@ pub(crate) struct JobState {
 struct StepState {
     step: Option<Arc<str>>,
     failure: Option<Failure>,
-    cancel: CancellationToken,
+    /// Nothing cancels what is no step.
+    cancel: Option<CancellationToken>,
 }
 
 impl JobState {
@@ -376,7 +377,7 @@ impl JobState {
     pub(crate) fn new(cancel: CancellationToken) -> Self {
         Self {
             step: Mutex::new(StepState {
-                cancel,
+                cancel: Some(cancel),
                 ..StepState::default()
             }),
             stop: Stop::default(),
@@ -388,12 +389,12 @@ impl JobState {
         *lock(&self.step) = StepState {
             step: Some(name),
             failure: None,
-            cancel,
+            cancel: Some(cancel),
         };
     }
 
     pub(crate) fn cancel_token(&self) -> CancellationToken {
-        lock(&self.step).cancel.clone()
+        lock(&self.step).cancel.clone().unwrap_or_default()
     }
 
     pub(crate) fn end_steps(&self) {
