@@ -6,6 +6,8 @@ use aho_corasick::{
     dfa, nfa,
 };
 
+use super::names::is_cookie;
+
 /// The prefixes of GitLab's own tokens. What follows one of them is always masked.
 pub const DEFAULT_TOKEN_PREFIXES: &[&str] = &[
     "glpat-",
@@ -89,15 +91,19 @@ impl Patterns {
         self.prefixes.ends.len() + DEFAULT_TOKEN_PREFIXES.len()
     }
 
+    /// Those that an automaton looks for: all but one.
+    fn searched_prefixes(&self) -> usize {
+        self.prefixes.ends.len() + default_prefixes().count()
+    }
+
     /// Those that not all jobs have.
     pub(super) fn own(&self) -> impl Iterator<Item = &[u8]> {
         self.values.iter().chain(self.prefixes.iter())
     }
 
-    /// The values, then the token prefixes, then the end of a URL parameter's name.
+    /// The values, then the token prefixes, then the end of a name.
     fn all(&self) -> impl Iterator<Item = &[u8]> {
-        let default = DEFAULT_TOKEN_PREFIXES.iter();
-        let default = default.map(|prefix| prefix.as_bytes());
+        let default = default_prefixes().map(|prefix| -> &[u8] { prefix });
         self.own().chain(default).chain([&b"="[..]])
     }
 
@@ -117,6 +123,14 @@ impl Patterns {
             .build(self.all())
             .expect("patterns of a job fit into an automaton")
     }
+}
+
+/// Those of GitLab's own tokens that are not told by an equals sign.
+pub(super) fn default_prefixes() -> impl Iterator<Item = &'static [u8]> {
+    let all = DEFAULT_TOKEN_PREFIXES
+        .iter()
+        .map(|prefix| prefix.as_bytes());
+    all.filter(|prefix| !is_cookie(prefix))
 }
 
 impl Texts {
@@ -284,7 +298,7 @@ fn add_matches<A: Automaton>(node: &mut Node, automaton: &A, patterns: &Patterns
             // The automaton holds no pattern that is longer.
             let len = u32::try_from(automaton.pattern_len(pattern)).unwrap_or(u32::MAX);
             node.value = node.value.max(len);
-        } else if number < patterns.values() + patterns.prefixes() {
+        } else if number < patterns.values() + patterns.searched_prefixes() {
             node.prefix = true;
         } else {
             node.equals = true;

@@ -19,7 +19,7 @@
 //!
 //! All up to the place where a vectorized search finds the start of a pattern is passed on as it is.
 //! From there on, one automaton finds all values, all token prefixes, and `=` (which is then looked
-//! at backwards for a name), until it has begun no pattern. After a byte at `end`, its state gives the
+//! at backwards for a name, that of GitLab's cookie among them), until it has begun no pattern. After a byte at `end`, its state gives the
 //! *depth*: the length of the longest suffix of the input that is a proper prefix of a value. All
 //! before `settled = end - depth` is decided:
 //!
@@ -45,27 +45,15 @@ use aho_corasick::automaton::{Automaton, StateID};
 
 use super::{
     automaton::{Compact, Fast, Node, Patterns, Scanner},
+    names::{LOOK_BACK, Secret, secret_after},
     prefilter::Prefilter,
     utf8,
 };
 
-/// Names of URL parameters whose values are secret.
-const SECRET_PARAMETERS: &[&[u8]] = &[
-    b"private_token",
-    b"authenticity_token",
-    b"rss_token",
-    b"x-amz-signature",
-    b"x-amz-credential",
-    b"x-amz-security-token",
-];
-
 pub(super) const MASK: &[u8] = b"[MASKED]";
 
-/// The longest name, and the `?` or `&` before it.
-const LOOK_BACK: usize = 21;
-
 /// Long writes are taken in pieces, which bounds the list of spans.
-const PIECE: usize = 2 << 10;
+const PIECE: usize = 4 << 10;
 /// So much is looked at by an automaton before the vectorized search has another try, ...
 const SCANNED: usize = 64;
 /// ... at first on a short piece. Each that is clean doubles the next one, so that where starts of
@@ -362,11 +350,16 @@ impl Stream {
             let start = place - u64::from(node.value);
             self.add(Span { start, end: place }, start);
         }
-        if node.equals && self.after_secret_name(piece, at - 1) {
+        let named = match node.equals {
+            true => self.secret_after(piece, at - 1),
+            false => None,
+        };
+        if named == Some(Secret::Parameter) {
             self.add_url(place, piece, at);
         }
         // A prefix inside of a token changes nothing.
-        if node.prefix && self.token.is_none() && place >= self.token_end {
+        let is_prefix = node.prefix || named == Some(Secret::Token);
+        if is_prefix && self.token.is_none() && place >= self.token_end {
             self.add_token(place, piece, at);
         }
     }
@@ -414,15 +407,15 @@ impl Stream {
         }
     }
 
-    /// Whether the equals sign at `at` ends the name of a secret URL parameter.
-    fn after_secret_name(&self, piece: &[u8], at: usize) -> bool {
-        if let Some(from) = at.checked_sub(LOOK_BACK) {
-            return ends_in_secret_name(&piece[from..at]);
+    /// What the equals sign at `at` makes of what follows it.
+    fn secret_after(&self, piece: &[u8], at: usize) -> Option<Secret> {
+        if at >= LOOK_BACK {
+            return secret_after(&piece[..at]);
         }
         let mut joined = [0; LOOK_BACK];
         joined[..LOOK_BACK - at].copy_from_slice(&self.before[at..]);
         joined[LOOK_BACK - at..].copy_from_slice(&piece[..at]);
-        ends_in_secret_name(&joined)
+        secret_after(&joined)
     }
 
     fn remember(&mut self, piece: &[u8]) {
@@ -505,16 +498,4 @@ fn piece_len(input: &[u8], most: usize) -> usize {
     } else {
         utf8::floor(input, most)
     }
-}
-
-fn ends_in_secret_name(text: &[u8]) -> bool {
-    // Most equals signs are told by one byte.
-    if !matches!(text.last(), Some(b'n' | b'N' | b'e' | b'E' | b'l' | b'L')) {
-        return false;
-    }
-    SECRET_PARAMETERS.iter().any(|name| {
-        text.len().checked_sub(name.len() + 1).is_some_and(|at| {
-            matches!(text[at], b'?' | b'&') && text[at + 1..].eq_ignore_ascii_case(name)
-        })
-    })
 }

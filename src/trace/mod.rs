@@ -20,6 +20,7 @@
 mod automaton;
 mod chunks;
 mod mask;
+mod names;
 mod prefilter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod reference;

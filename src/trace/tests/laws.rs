@@ -20,6 +20,7 @@ const FRAGMENTS: &[&str] = &[
     "ü",
     "glpat-",
     "glrt-",
+    "_gitlab_session=",
     "?rss_token=",
     "&Private_Token=",
     "token",
