@@ -82,6 +82,8 @@ struct Finder {
     /// How much is searched for them next.
     ahead: usize,
     engine: Engine,
+    /// Whether the fast one may yet be built.
+    can_be_fast: bool,
     /// How many bytes an automaton has seen.
     scanned: u64,
 }
@@ -109,6 +111,7 @@ impl Masker {
         let patterns = Patterns::new(values, token_prefixes);
         let finder = Finder {
             prefilter: Prefilter::new(&patterns),
+            can_be_fast: patterns.total_len() <= FAST_UP_TO,
             patterns,
             ahead: PIECE,
             engine: Engine::None,
@@ -227,10 +230,7 @@ impl Finder {
     /// Looks at the next bytes of `stream`, and gives the depth behind them.
     fn scan(&mut self, stream: &mut Stream, piece: &[u8]) -> usize {
         // The first state is the one place in which both automata know the same: nothing.
-        if stream.state.is_none()
-            && self.scanned >= FAST_FROM
-            && self.patterns.total_len() <= FAST_UP_TO
-        {
+        if self.can_be_fast && self.scanned >= FAST_FROM && stream.state.is_none() {
             self.use_fast();
         }
         if let Engine::None = self.engine {
@@ -247,6 +247,7 @@ impl Finder {
 
     /// In the first state only.
     fn use_fast(&mut self) {
+        self.can_be_fast = false;
         if !matches!(self.engine, Engine::Fast(_))
             && let Some(fast) = Fast::fast(&self.patterns)
         {
