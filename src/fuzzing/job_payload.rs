@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use memchr::memmem;
 use serde_json::Value;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
         Collected, Input, JobInput, JobOutput, MachineConfig, Output, RunnerMachine, StepResult,
         StopMode,
     },
-    protocol::{JobPayload, ServerUrl},
+    protocol::{JobPayload, PayloadReader, ServerUrl},
     trace::{Masker, TraceMark},
 };
 
@@ -29,7 +30,36 @@ pub fn run(data: &[u8]) {
             assert!(shown.len() < 1000, "{shown}");
         }
     }
+    reading_one_after_another_changes_nothing(data);
     live(data);
+}
+
+/// What was kept of one payload must not show in the next one.
+fn reading_one_after_another_changes_nothing(data: &[u8]) {
+    let mut reader = PayloadReader::default();
+    let mut shorter = data.to_vec();
+    for _ in 0..3 {
+        for data in [data, &shorter] {
+            match (reader.read(data), JobPayload::parse(data)) {
+                (Ok(read), Ok(parsed)) => assert_eq!(read, parsed),
+                (read, parsed) => assert_eq!(
+                    read.map_err(|error| format!("{error:?}")).err(),
+                    parsed.map_err(|error| format!("{error:?}")).err()
+                ),
+            }
+        }
+        without_a_variable(&mut shorter);
+    }
+}
+
+/// Without the first one, as far as one can be told.
+fn without_a_variable(data: &mut Vec<u8>) {
+    let start = memmem::find(data, b"[{\"key\"");
+    if let Some(start) = start.map(|at| at + 1)
+        && let Some(len) = memmem::find(&data[start..], b"},")
+    {
+        data.drain(start..start + len + 2);
+    }
 }
 
 fn secrets_are_masked(payload: &JobPayload) {

@@ -184,15 +184,10 @@ impl JobPayload {
         let repository = password(self.git_info.repo_url.expose());
         // As whoever uses it may print it.
         let decoded = repository.and_then(percent_decoded);
-        let variables = self.variables.iter().flat_map(|variable| {
-            let key = variable.key.as_str();
-            let is_secret = variable.masked || TOKEN_VARIABLES.contains(&key);
-            let password = (key == "CI_REPOSITORY_URL").then(|| password(&variable.value));
-            [
-                is_secret.then_some(variable.value.as_str()),
-                password.flatten(),
-            ]
-        });
+        let variables = self
+            .variables
+            .iter()
+            .flat_map(|variable| variable.secrets());
         let inputs = self.inputs.iter().filter(|input| input.value.sensitive);
         let inputs = inputs.flat_map(|input| texts(&input.value.content));
         let stores = self.secrets.values().flat_map(|spec| spec.tokens());
@@ -208,8 +203,8 @@ impl JobPayload {
             .chain(stores)
             .map(|secret| Some(secret.expose()))
             .chain([repository])
-            .chain(variables)
             .flatten()
+            .chain(variables)
             .map(Cow::Borrowed)
             .chain(inputs)
             .chain(decoded.map(Cow::Owned))
@@ -283,12 +278,23 @@ fn texts(value: &Value) -> Vec<Cow<'_, str>> {
 }
 
 /// Variables that GitLab itself fills with tokens, whether it marks them as masked or not.
-const TOKEN_VARIABLES: [&str; 4] = [
+pub(crate) const TOKEN_VARIABLES: [&str; 4] = [
     "CI_JOB_TOKEN",
     "CI_REGISTRY_PASSWORD",
     "CI_DEPENDENCY_PROXY_PASSWORD",
     "CI_DEPLOY_PASSWORD",
 ];
+
+impl JobVariable {
+    /// What of its value has to be masked.
+    fn secrets(&self) -> impl Iterator<Item = &str> {
+        let key = self.key.as_str();
+        let is_secret = self.masked || TOKEN_VARIABLES.contains(&key);
+        let password = (key == "CI_REPOSITORY_URL").then(|| password(&self.value));
+        let value = is_secret.then_some(self.value.as_str());
+        [value, password.flatten()].into_iter().flatten()
+    }
+}
 
 /// The password in front of the host of a URL.
 fn password(url: &str) -> Option<&str> {

@@ -59,7 +59,7 @@ pub use self::{
     url::{ServerUrl, ServerUrlError},
 };
 pub(crate) use self::{
-    job::{PayloadReader, is_on},
+    job::{PayloadReader, TOKEN_VARIABLES, is_on},
     request::JobRequests,
 };
 

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::places::is_secret_key;
+use crate::protocol::TOKEN_VARIABLES;
 
 /// A string of the text, or a number within a value: where it stands with its quotes, and what it says.
 pub(super) struct Literal {
@@ -24,14 +25,6 @@ pub(super) enum Nature {
     /// A token, a password, the value of a masked variable, the content of a file.
     Secret,
 }
-
-/// Variables that GitLab fills with tokens, whether it marks them as masked or not.
-const TOKEN_VARIABLES: &[&str] = &[
-    "CI_JOB_TOKEN",
-    "CI_REGISTRY_PASSWORD",
-    "CI_DEPENDENCY_PROXY_PASSWORD",
-    "CI_DEPLOY_PASSWORD",
-];
 
 /// An object or array that is not closed yet.
 #[derive(Default)]

@@ -24,8 +24,7 @@ const NEAR: usize = 16;
 /// How the variables begin.
 const VARIABLES: &str = "\"variables\":[";
 const KEY: &str = "\"variables\":";
-/// What stands in their place once they are read: no list, so that it is not taken for one where
-/// they are those of something within the job.
+/// What stands in their place once they are read.
 const READ: &str = "0";
 
 /// Reads the payloads of one server.
@@ -72,7 +71,8 @@ impl PayloadReader {
         };
         let payload = json.deserialize_map(body).ok()?;
         json.end().ok()?;
-        Some(payload)
+        // They were those of something within the job, which lacks them now.
+        cut.is_none().then_some(payload)
     }
 
     /// The text without the first list of variables in it.
@@ -162,7 +162,7 @@ impl Known {
 
 /// Whether a variable may outlive its job.
 fn may_be_kept(json: &str, variable: &JobVariable) -> bool {
-    variable.public && !variable.masked && json.len() <= KNOWN_LEN
+    variable.public && variable.secrets().next().is_none() && json.len() <= KNOWN_LEN
 }
 
 /// A variable among others.
@@ -265,11 +265,14 @@ mod tests {
         };
         let secret = r#"{"key":"S","value":"s","public":false}"#.to_owned();
         let masked = r#"{"key":"M","value":"m","public":true,"masked":true}"#.to_owned();
+        // GitLab marks it otherwise.
+        let token = public("CI_JOB_TOKEN", "t");
         let first = read(&[
             public("A", "a"),
             public("ID", "1"),
             secret.clone(),
             masked.clone(),
+            token.clone(),
             public("Z", "z"),
         ]);
         let second = read(&[
@@ -278,15 +281,18 @@ mod tests {
             public("ID", "2"),
             secret,
             masked,
+            token,
             public("Z", "z"),
         ]);
-        assert_eq!(second.len(), 6);
+        assert_eq!(second.len(), 7);
         let shared = |key: &str| {
             let of = |list: &[Arc<JobVariable>]| list.iter().find(|it| it.key == key).cloned();
             Arc::ptr_eq(&of(&first).unwrap(), &of(&second).unwrap())
         };
         assert!(shared("A") && shared("Z"));
-        assert!(!shared("ID") && !shared("S") && !shared("M"));
+        for other in ["ID", "S", "M", "CI_JOB_TOKEN"] {
+            assert!(!shared(other), "{other}");
+        }
 
         // Those of another server, say, take their place when they have come twice.
         let other = [public("B", "b"), public("C", "c")];
