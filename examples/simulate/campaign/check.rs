@@ -409,7 +409,10 @@ impl Case<'_> {
     /// There was so much trouble that the rest of the log was given up for the sake of the result.
     fn flushed_in_vain(&self, notes: &Notes) -> bool {
         let id = self.report.id.0;
-        let ended = notes.entries.last().map_or(notes.begun, |(at, _)| *at);
+        // What a handler has begun may write on when the job is over.
+        let mut entries = notes.entries.iter().rev();
+        let last = entries.find(|(_, it)| !matches!(it, Entry::Wrote(_) | Entry::Complains(_)));
+        let ended = last.map_or(notes.begun, |(at, _)| *at);
         let mut seen = self.evidence.seen.iter();
         seen.any(|it| it.job == Some(id) && it.is_final() && it.at >= ended + FLUSH)
     }

@@ -296,10 +296,14 @@ impl Judge<'_> {
                 }
                 Event::Heard => {
                     let canceling = self.outer.canceling.is_some_and(|it| it <= at);
-                    let after_script = matches!(entries.peek(), Some((_, _, Entry::Begun(_))));
+                    // Late news of a cancel, while the job is gone already.
+                    let goes_on = matches!(
+                        entries.peek(),
+                        Some((_, _, Entry::Begun(_) | Entry::AskedForFiles))
+                    );
                     let graceful = canceling && !is_after && self.why.is_none();
                     let forced = dropped && at == end && self.is_gone(at);
-                    if graceful && (!forced || after_script) {
+                    if graceful && (!forced || goes_on) {
                         force = sooner(force, at + CANCEL_GRACE);
                         stopped = true;
                         self.why = Some(Why::Canceling);
