@@ -86,7 +86,8 @@ pub struct RunnerMachine {
     core: Core,
     account: Account,
     poller: Poller,
-    jobs: BTreeMap<JobId, Live>,
+    /// Boxed: the places of a tree are half empty.
+    jobs: BTreeMap<JobId, Box<Live>>,
     timers: Timers,
     /// The poller's.
     armed: Armed,
@@ -286,7 +287,7 @@ impl RunnerMachine {
             }
             Entry::Vacant(entry) => {
                 self.core.unresolved += usize::from(once);
-                entry.insert(Live { job, armed: None });
+                entry.insert(Box::new(Live { job, armed: None }));
                 let abort = self.stop == Some(StopMode::Abort);
                 self.with_job(id, |job, core| {
                     if abort {
@@ -328,7 +329,7 @@ impl RunnerMachine {
         id: JobId,
         react: impl FnOnce(&mut JobMachine, &mut Core) -> R,
     ) -> Option<R> {
-        let Live { job, armed } = self.jobs.get_mut(&id)?;
+        let Live { job, armed } = &mut **self.jobs.get_mut(&id)?;
         let result = react(job, &mut self.core);
         let deadline = if job.is_done() {
             None
