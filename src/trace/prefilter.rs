@@ -151,12 +151,13 @@ fn without_name(piece: &[u8]) -> usize {
 impl Starts {
     /// The length of the first part of `piece` in which no start begins.
     fn clean_len(&self, piece: &[u8]) -> usize {
-        let len = self.search.first(piece);
+        let found = self.search.first(piece);
         match piece.last() {
-            Some(last) if len == piece.len() && self.open.contains(*last) => {
-                len - self.unfinished_len(piece)
+            // A long one that ends behind the piece may begin before a short one within it.
+            Some(last) if found + START > piece.len() && self.open.contains(*last) => {
+                found.min(piece.len() - self.unfinished_len(piece))
             }
-            _ => len,
+            _ => found,
         }
     }
 
@@ -265,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn it_stops_where_a_long_value_may_begin_around_a_short_one() {
+        for others in [&[][..], &["other", "values"]] {
+            let values = [&["9^^^^", "^^^"], others].concat();
+            for (piece, clean) in [
+                ("xxxxxxxxx9^^^", 9),
+                ("xx9^^^^", 2),
+                ("x9^^", 1),
+                ("x^^^", 1),
+            ] {
+                assert_eq!(clean_len(&values, piece), clean, "{values:?} {piece}");
+            }
+        }
+    }
+
+    #[test]
     fn it_stops_where_a_value_begins() {
         for values in [
             &["value"][..],
@@ -282,5 +298,34 @@ mod tests {
                 assert_eq!(clean_len(values, piece), clean, "{values:?} {piece}");
             }
         }
+    }
+
+    #[test]
+    fn no_value_begins_in_what_is_clean() {
+        fn text(bytes: &[u8]) -> String {
+            bytes
+                .iter()
+                .map(|it| ['a', 'b', 'g', 'l'][usize::from(it % 4)])
+                .collect()
+        }
+        fn law(values: Vec<Vec<u8>>, piece: Vec<u8>, prefix: u8) -> bool {
+            let mut values: Vec<String> = values.iter().map(|it| text(it)).collect();
+            values.retain(|value| value.len() >= SHORTEST);
+            let piece = text(&piece)
+                + values
+                    .first()
+                    .map_or("", |it| &it[..usize::from(prefix) % it.len()]);
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            let clean = clean_len(&values, &piece);
+            let mut begins = (0..clean).map(|at| &piece[at..]);
+            !begins.any(|rest| {
+                let mut values = values.iter();
+                values.any(|value| rest.starts_with(value) || value.starts_with(rest))
+            })
+        }
+        quickcheck::QuickCheck::new()
+            .rng(quickcheck::Gen::new(24))
+            .tests(2000)
+            .quickcheck(law as fn(Vec<Vec<u8>>, Vec<u8>, u8) -> bool);
     }
 }
