@@ -108,11 +108,12 @@ impl Recording {
         self.tape.add_secret(secret.into());
     }
 
-    /// What was recorded so far. Requests without a reply are there as given up.
+    /// What was recorded so far. Requests without a reply are there as given up. It takes a while if
+    /// that is much, and holds up no request.
     pub fn har(&self) -> Har {
         let now = self.adapter.now();
-        self.tape
-            .read(|content| export::har(content, self.secrets, self.wall_origin, now))
+        let content = self.tape.content();
+        export::har(&content, self.secrets, self.wall_origin, now)
     }
 }
 
@@ -170,7 +171,7 @@ impl fmt::Debug for Recording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recording")
             .field("adapter", &self.adapter)
-            .field("requests", &self.tape.read(tape::Content::len))
+            .field("requests", &self.tape.len())
             .finish_non_exhaustive()
     }
 }

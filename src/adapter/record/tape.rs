@@ -1,6 +1,6 @@
 //! What passed, as it was, within a limit of memory.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, Uri, request, response};
@@ -21,9 +21,11 @@ pub(super) struct Slot(usize);
 
 pub(super) struct Tape(Mutex<Content>);
 
+/// Cheap to clone: what goes on after that goes on in a copy of the one entry.
+#[derive(Clone)]
 pub(super) struct Content {
-    pub(super) entries: Vec<Entry>,
-    pub(super) secrets: Vec<String>,
+    pub(super) entries: Vec<Arc<Entry>>,
+    pub(super) secrets: Vec<Arc<str>>,
     /// Requests for which there was no room.
     pub(super) missed: u64,
     bytes: usize,
@@ -31,6 +33,7 @@ pub(super) struct Content {
     pub(super) artifact_limit: usize,
 }
 
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) started: Time,
     pub(super) ended: Option<Time>,
@@ -43,6 +46,7 @@ pub(super) struct Entry {
     pub(super) error: Option<String>,
 }
 
+#[derive(Clone)]
 pub(super) struct Reply {
     pub(super) at: Time,
     pub(super) status: StatusCode,
@@ -50,6 +54,7 @@ pub(super) struct Reply {
 }
 
 /// A body, or what there was room for.
+#[derive(Clone)]
 pub(super) struct Captured {
     pub(super) len: u64,
     /// The first bytes: all of them if there are `len`.
@@ -123,11 +128,17 @@ impl Tape {
     }
 
     pub(super) fn add_secret(&self, secret: String) {
-        lock(&self.0).secrets.push(secret);
+        lock(&self.0).secrets.push(secret.into());
     }
 
-    pub(super) fn read<R>(&self, read: impl FnOnce(&Content) -> R) -> R {
-        read(&lock(&self.0))
+    /// How many requests there are.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.0).entries.len()
+    }
+
+    /// What there is now. Nothing has to wait while somebody looks at it.
+    pub(super) fn content(&self) -> Content {
+        lock(&self.0).clone()
     }
 
     /// A request begins; `None` if there is no room for it.
@@ -145,7 +156,7 @@ impl Tape {
             (false, &Method::GET) => (Captured::new(MAX_BODY, false), artifact),
             (false, _) => (Captured::new(MAX_BODY, false), MAX_BODY),
         };
-        content.entries.push(Entry {
+        content.entries.push(Arc::new(Entry {
             started: now,
             ended: None,
             method: parts.method.clone(),
@@ -155,7 +166,7 @@ impl Tape {
             reply: None,
             received: Captured::new(received, false),
             error: None,
-        });
+        }));
         Some(Slot(content.entries.len() - 1))
     }
 
@@ -171,7 +182,7 @@ impl Tape {
         let mut content = lock(&self.0);
         // Bounded by what a client takes for headers; the next request finds less room.
         content.bytes += size(&parts.headers);
-        if let Some(entry) = content.entries.get_mut(slot.0) {
+        if let Some(entry) = content.entry(slot) {
             // What GitLab says to a download that it refuses, or sends elsewhere, is no artifact.
             if parts.status != StatusCode::OK {
                 entry.received.room = MAX_BODY;
@@ -185,21 +196,21 @@ impl Tape {
     }
 
     pub(super) fn failed(&self, slot: Slot, error: &str) {
-        if let Some(entry) = lock(&self.0).entries.get_mut(slot.0) {
+        if let Some(entry) = lock(&self.0).entry(slot) {
             entry.error.get_or_insert_with(|| error.to_owned());
         }
     }
 
     pub(super) fn ended(&self, slot: Slot, now: Time) {
-        if let Some(entry) = lock(&self.0).entries.get_mut(slot.0) {
+        if let Some(entry) = lock(&self.0).entry(slot) {
             entry.ended = Some(now);
         }
     }
 }
 
 impl Content {
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    fn entry(&mut self, slot: Slot) -> Option<&mut Entry> {
+        self.entries.get_mut(slot.0).map(Arc::make_mut)
     }
 
     fn take(&mut self, bytes: usize) -> bool {
@@ -212,7 +223,7 @@ impl Content {
 
     fn capture(&mut self, slot: Slot, chunk: &Bytes, of: fn(&mut Entry) -> &mut Captured) {
         let left = self.limit.saturating_sub(self.bytes);
-        if let Some(entry) = self.entries.get_mut(slot.0) {
+        if let Some(entry) = self.entry(slot) {
             let (before, after) = of(entry).add(chunk, left);
             self.bytes = (self.bytes + after).saturating_sub(before);
         }
@@ -224,4 +235,37 @@ fn size(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 32)
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn what_is_looked_at_does_not_change_and_holds_up_nothing() {
+        let tape = Tape::new(1 << 20);
+        let request = Request::post("https://h/api/v4/jobs/request").body(());
+        let (parts, ()) = request.unwrap().into_parts();
+        let [over, open] = [(); 2].map(|()| tape.begin(Time::ZERO, &parts).unwrap());
+        tape.ended(over, Time::from_secs(1));
+        tape.sent(open, &Bytes::from_static(b"one, "));
+
+        let before = tape.content();
+        tape.sent(open, &Bytes::from_static(b"two"));
+        tape.failed(open, "broken");
+        tape.add_secret("hidden".to_owned());
+        tape.begin(Time::ZERO, &parts).unwrap();
+        let after = tape.content();
+
+        assert_eq!(before.entries[open.0].sent.bytes, "one, ");
+        assert_eq!(before.entries[open.0].error, None);
+        assert_eq!((before.entries.len(), before.secrets.len()), (2, 0));
+        assert_eq!(after.entries[open.0].sent.bytes, "one, two");
+        assert_eq!(after.entries[open.0].error.as_deref(), Some("broken"));
+        assert_eq!((after.entries.len(), after.secrets.len()), (3, 1));
+        // What is over is there only once.
+        assert!(Arc::ptr_eq(&before.entries[over.0], &after.entries[over.0]));
+    }
 }
