@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,13 +15,14 @@ use http::{
 use super::{
     backoff::{Backoff, Rng, Setback},
     config::MachineConfig,
+    hidden::Hidden,
     output::{JobOutput, Notice, Output, ReplyBody, RequestBody, TimeLimit, Trouble},
     timers::Owner,
     transfer::Transfer,
 };
 use crate::{
     ids::{DownloadId, JobId, RequestId},
-    protocol::{self, headers},
+    protocol::{self, JobPayload, headers},
     secret::Secret,
     time::Time,
 };
@@ -59,6 +61,8 @@ pub(super) struct Core {
 pub(super) struct JobCalls {
     pub(super) job: JobId,
     pub(super) token: Secret,
+    /// If it could be read.
+    payload: Option<Arc<JobPayload>>,
     header: Option<HeaderValue>,
     update: Uri,
     trace: Uri,
@@ -73,9 +77,23 @@ impl JobCalls {
             job,
             header: token_header(&token),
             token,
+            payload: None,
             update: server.endpoint(&format!("jobs/{job}")),
             trace: server.endpoint(&format!("jobs/{job}/trace?debug_trace={debug_trace}")),
         }
+    }
+
+    pub(super) fn of(core: &Core, payload: &Arc<JobPayload>) -> Self {
+        let (token, debug_trace) = (payload.token.clone(), payload.is_debug_trace());
+        Self {
+            payload: Some(Arc::clone(payload)),
+            ..Self::new(core, payload.id, token, debug_trace)
+        }
+    }
+
+    /// What no answer may be quoted with.
+    pub(super) fn hidden(&self) -> Hidden<'_> {
+        Hidden::token(&self.token).and_job(self.payload.as_deref())
     }
 }
 
@@ -355,19 +373,15 @@ pub(super) fn without(token: &Secret, text: &str) -> String {
         .collect()
 }
 
-/// What a reply that is not the wanted one says, without the token if the server should echo it.
-pub(super) fn trouble(response: &Response<Bytes>, token: &Secret) -> Trouble {
-    // Before anything is cut, or a part of it would be left.
-    let hidden = |text: &[u8]| -> Vec<u8> {
-        let token = token.expose().as_bytes();
-        if token.is_empty() || text.len() > MESSAGE_LIMIT {
-            return Vec::new();
-        }
-        let text = String::from_utf8_lossy(text);
-        let token = String::from_utf8_lossy(token);
-        text.replace(&*token, "[MASKED]").into_bytes()
+/// What a reply that is not the wanted one says, without what the server should not echo.
+pub(super) fn trouble(response: &Response<Bytes>, hidden: Hidden<'_>) -> Trouble {
+    let known = |text: &[u8]| match hidden.is_empty() || text.len() > MESSAGE_LIMIT {
+        true => String::new(),
+        false => String::from_utf8_lossy(text).into_owned(),
     };
-    let mut message = protocol::error_message(&hidden(response.body()));
+    // Before anything is cut, or a part of it would be left.
+    let words = protocol::error_words(known(response.body()).as_bytes());
+    let mut message = protocol::tidy(&hidden.hide(&words));
     if message.is_empty() && response.status().is_success() {
         // What a gateway's page for logging in looks like, most of all.
         message = "not as GitLab answers; is it a proxy or another server that does?".to_owned();
@@ -377,7 +391,8 @@ pub(super) fn trouble(response: &Response<Bytes>, token: &Secret) -> Trouble {
     {
         // Redirects of API calls are not followed: the token would go along. People need to know
         // where to, for it is mostly the scheme or the host of the URL that is wrong.
-        let target = redirect_display(&hidden(location.as_bytes()));
+        let target = hidden.hide(&known(location.as_bytes()));
+        let target = redirect_display(target.as_bytes());
         message = format!("redirects to {target}; check the URL of the server");
     }
     Trouble::Status {
@@ -430,7 +445,7 @@ mod tests {
 
     fn said(status: u16, body: impl Into<Bytes>, token: &str) -> String {
         let response = Response::builder().status(status).body(body.into());
-        match trouble(&response.unwrap(), &Secret::from(token)) {
+        match trouble(&response.unwrap(), Hidden::token(&Secret::from(token))) {
             Trouble::Status { message, .. } => message,
             other => panic!("{other:?}"),
         }

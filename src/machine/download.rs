@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response};
 
 use super::{
-    core::{Core, token_header},
+    core::{Core, JobCalls, token_header},
     output::{Doing, DownloadOutcome, JobOutput, Trouble},
     transfer::{Transfer, Verdict},
 };
@@ -23,7 +23,6 @@ pub(super) struct Downloads(BTreeMap<DownloadId, Download>);
 
 #[derive(Debug)]
 struct Download {
-    token: Secret,
     header: Option<HeaderValue>,
     /// In bytes, as GitLab said.
     size: Option<u64>,
@@ -55,7 +54,6 @@ impl Downloads {
         let proxied = server.endpoint(&path);
         let entry = Download {
             header: token_header(token),
-            token: token.clone(),
             size: dependency
                 .artifacts_file
                 .as_ref()
@@ -120,14 +118,14 @@ impl Downloads {
     pub(super) fn on_answer(
         &mut self,
         core: &mut Core,
-        job: JobId,
+        calls: &JobCalls,
         download: DownloadId,
         answer: Result<&Response<Bytes>, TransportError>,
     ) {
         let Some(entry) = self.0.get_mut(&download) else {
             return;
         };
-        let trouble = match entry.transfer.on_answer(core, answer, &entry.token) {
+        let trouble = match entry.transfer.on_answer(core, answer, calls.hidden()) {
             Verdict::Again => return,
             // A driver that does not write it to a file has lost it.
             Verdict::Done => Trouble::Unreadable("the body was not kept".to_owned()),
@@ -135,7 +133,7 @@ impl Downloads {
         };
         self.0.remove(&download);
         let outcome = DownloadOutcome::Failed(trouble);
-        core.job(job, JobOutput::Downloaded(download, outcome));
+        core.job(calls.job, JobOutput::Downloaded(download, outcome));
     }
 
     /// No more of them.

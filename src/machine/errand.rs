@@ -7,6 +7,7 @@ use super::{
     backoff::{Backoff, Setback},
     call::{NewToken, RunnerCall},
     core::{Core, trouble},
+    hidden::Hidden,
     output::Trouble,
 };
 use crate::{
@@ -194,7 +195,7 @@ impl Errand {
         };
         Answer {
             setback: is_transient.then(|| Setback::of_status(status, response.headers(), ours)),
-            ..answer(Err(trouble(&response, secret)))
+            ..answer(Err(trouble(&response, Hidden::token(secret))))
         }
     }
 

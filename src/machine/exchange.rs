@@ -17,13 +17,12 @@ use super::{
     wire::{Rewind, TraceWire},
 };
 use crate::{
-    ids::{JobId, RequestId},
+    ids::RequestId,
     protocol::{
         Failure, JobState,
         headers::{self, JobStatus},
         update_body,
     },
-    secret::Secret,
     time::Time,
     trace::TraceMark,
     transport::{TransportError, TransportErrorKind},
@@ -122,7 +121,7 @@ pub(super) enum News {
 }
 
 impl Exchange {
-    pub(super) fn new(core: &Core, job: JobId, token: Secret, debug_trace: bool) -> Self {
+    pub(super) fn new(core: &Core, calls: JobCalls) -> Self {
         let config = &core.config;
         let stage = if config.commit {
             Stage::Committing {
@@ -132,7 +131,7 @@ impl Exchange {
             Stage::Running
         };
         Self {
-            calls: JobCalls::new(core, job, token, debug_trace),
+            calls,
             wire: TraceWire::new(core.now, config.trace_interval, config.patch_limit),
             stage,
             in_flight: None,
@@ -568,7 +567,7 @@ impl Exchange {
 
     fn trouble(&mut self, core: &mut Core, call: &Call, response: &Response<Bytes>) -> News {
         let wait = core.wait_after(&mut self.backoff, response);
-        let trouble = trouble(response, &self.calls.token);
+        let trouble = trouble(response, self.calls.hidden());
         self.again(core, call, trouble, wait)
     }
 
@@ -586,7 +585,7 @@ impl Exchange {
 
     /// What GitLab said, for people.
     fn word(&self, response: &Response<Bytes>, job_status: Option<JobStatus>) -> String {
-        let said = trouble(response, &self.calls.token).to_string();
+        let said = trouble(response, self.calls.hidden()).to_string();
         match job_status {
             Some(status) => format!("{said} (the job is {status} there)"),
             None => said,

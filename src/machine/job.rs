@@ -13,7 +13,7 @@ use http::Response;
 
 use self::ending::Ending;
 use super::{
-    core::{Core, error_line, warning_line},
+    core::{Core, JobCalls, error_line, warning_line},
     download::Downloads,
     exchange::{Exchange, News},
     input::{Collected, JobInput, StepResult},
@@ -95,19 +95,12 @@ enum State {
 
 impl JobMachine {
     pub(super) fn new(core: &Core, payload: JobPayload, once: bool) -> Self {
-        let exchange = Exchange::new(
-            core,
-            payload.id,
-            payload.token.clone(),
-            payload.is_debug_trace(),
-        );
+        let payload = Arc::new(payload);
+        let exchange = Exchange::new(core, JobCalls::of(core, &payload));
         let config = &core.config;
         let id = payload.id;
         let work = match Plan::new(&payload, &config.info.features, config.default_job_timeout) {
-            Ok(plan) => Work::Run {
-                payload: Arc::new(payload),
-                plan,
-            },
+            Ok(plan) => Work::Run { payload, plan },
             Err((text, failure)) => Work::Refuse {
                 text,
                 failure,
@@ -121,7 +114,7 @@ impl JobMachine {
     pub(super) fn unreadable(core: &Core, id: JobId, token: Secret, why: &str, once: bool) -> Self {
         let text = format!("the job that GitLab handed out cannot be understood: {why}");
         let failure = Failure::new(FailureReason::RunnerSystemFailure);
-        let exchange = Exchange::new(core, id, token, false);
+        let exchange = Exchange::new(core, JobCalls::new(core, id, token, false));
         let work = Work::Refuse {
             text,
             failure,
@@ -220,7 +213,8 @@ impl JobMachine {
             }
         } else if let Some(download) = self.downloads.owner(request) {
             let answer = answer.as_ref().map_err(Clone::clone);
-            self.downloads.on_answer(core, self.id, download, answer);
+            let calls = self.exchange.calls();
+            self.downloads.on_answer(core, calls, download, answer);
         } else {
             let news = self.exchange.on_answer(core, request, answer);
             self.on_news(core, news);

@@ -40,6 +40,7 @@ mod core;
 mod download;
 mod errand;
 mod exchange;
+mod hidden;
 mod input;
 mod job;
 mod output;

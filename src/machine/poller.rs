@@ -11,6 +11,7 @@ use http::{HeaderMap, Response, StatusCode};
 use super::{
     backoff::{Backoff, Setback},
     core::{Core, trouble},
+    hidden::Hidden,
     input::StopMode,
     output::{Notice, Output, PollOutcome, StopReason, Trouble},
     timers::Reason,
@@ -341,7 +342,7 @@ impl Poller {
                     }
                     _ => core.wait_after(&mut self.backoff, response),
                 };
-                let trouble = match trouble(response, &poll.token) {
+                let trouble = match trouble(response, Hidden::token(&poll.token)) {
                     // A GitLab elsewhere on this host, or none: people need to see where we asked.
                     Trouble::Status { status, message }
                         if status == StatusCode::NOT_FOUND

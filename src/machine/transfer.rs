@@ -12,12 +12,12 @@ use http::{Method, Response, StatusCode, Uri};
 use super::{
     backoff::{Backoff, Setback},
     core::{Core, redirect_display, trouble},
+    hidden::Hidden,
     output::{Doing, Notice, Trouble},
 };
 use crate::{
     ids::{JobId, RequestId},
     protocol::{loses_encryption, redirect_target, same_origin},
-    secret::Secret,
     time::Time,
     transport::{TransportError, TransportErrorKind},
 };
@@ -145,12 +145,12 @@ impl Transfer {
         }
     }
 
-    /// The answer to the request in flight. `token` must not be quoted.
+    /// The answer to the request in flight. What is `hidden` must not be quoted.
     pub(super) fn on_answer(
         &mut self,
         core: &mut Core,
         answer: Result<&Response<Bytes>, TransportError>,
-        token: &Secret,
+        hidden: Hidden<'_>,
     ) -> Verdict {
         self.in_flight = None;
         let response = match answer {
@@ -177,7 +177,7 @@ impl Transfer {
         if self.is_done(status) {
             return Verdict::Done;
         }
-        let trouble = trouble(response, token);
+        let trouble = trouble(response, hidden.and_target(&self.target));
         if self.is_followed(status) {
             return match redirect_target(&self.target, response.headers()) {
                 Some(target) if self.redirects < MAX_REDIRECTS => self.follow(core, target),

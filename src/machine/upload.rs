@@ -179,7 +179,7 @@ impl Uploads {
             return UploadNews::Ended(why);
         }
         let artifact = parcel.artifact;
-        match parcel.transfer.on_answer(core, answer, &calls.token) {
+        match parcel.transfer.on_answer(core, answer, calls.hidden()) {
             Verdict::Again => UploadNews::Nothing,
             Verdict::Done => {
                 let (files, len) = (parcel.files, parcel.len);

@@ -16,6 +16,11 @@ const MAX_BODY: usize = 64 << 10;
 ///
 /// A body of more than 64 KiB is no message, and is not looked at.
 pub fn error_message(body: &[u8]) -> String {
+    tidy(&error_words(body))
+}
+
+/// The same with all of its lines, and as long as it is.
+pub(crate) fn error_words(body: &[u8]) -> String {
     if body.len() > MAX_BODY {
         return String::new();
     }
@@ -27,7 +32,7 @@ pub fn error_message(body: &[u8]) -> String {
         .filter_map(|key| body.get(*key))
         .map(message)
         .find(|message| !message.trim().is_empty())
-        .map_or_else(String::new, |message| tidy(&message))
+        .unwrap_or_default()
 }
 
 /// Two elements are all that counts, so no XML reader is needed; entities stay as they are.
@@ -44,7 +49,7 @@ fn storage_message(body: &[u8]) -> String {
     let code = element("<Code>", "</Code>");
     let said = element("<Message>", "</Message>");
     let parts: Vec<&str> = code.into_iter().chain(said).collect();
-    tidy(&parts.join(": "))
+    parts.join(": ")
 }
 
 fn message(value: &Value) -> String {
@@ -75,7 +80,8 @@ fn words(value: &Value) -> String {
     }
 }
 
-fn tidy(text: &str) -> String {
+/// On one line, and not too long.
+pub(crate) fn tidy(text: &str) -> String {
     let mut chars = text
         .trim_matches(|c: char| c.is_whitespace() || c.is_control())
         .chars()

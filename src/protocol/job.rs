@@ -305,7 +305,7 @@ fn password(url: &str) -> Option<&str> {
 }
 
 /// The text that percent signs in a part of a URL stand for, if there are any.
-fn percent_decoded(text: &str) -> Option<String> {
+pub(crate) fn percent_decoded(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();
     let mut found = false;

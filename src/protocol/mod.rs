@@ -59,7 +59,8 @@ pub use self::{
     url::{ServerUrl, ServerUrlError},
 };
 pub(crate) use self::{
-    job::{PayloadReader, TOKEN_VARIABLES, is_on},
+    error_body::{error_words, tidy},
+    job::{PayloadReader, TOKEN_VARIABLES, is_on, percent_decoded},
     request::JobRequests,
 };
 

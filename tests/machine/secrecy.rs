@@ -71,6 +71,26 @@ fn a_server_that_echoes_the_token_is_not_quoted() {
 }
 
 #[test]
+fn what_a_job_masks_is_not_quoted() {
+    let mut payload = payload();
+    payload["variables"] = json!([
+        { "key": "A", "value": "a \"masked\" value", "masked": true },
+        { "key": "B", "value": "one line\nanother\n", "file": true },
+        { "key": "C", "value": "shown to all", "public": true },
+    ]);
+    let mut world = World::running(&payload);
+    let put = world.next_request();
+    let said = "no a \"masked\" value, one line\nanother\nshown to all";
+    world.reply(&put, reply(500).json(&json!({ "message": said })));
+    assert!(
+        world.notice("no [MASKED], [MASKED] shown to all"),
+        "{:?}",
+        world.notices
+    );
+    assert!(!format!("{:?}", world.notices).contains("masked\\\" value"));
+}
+
+#[test]
 fn no_part_of_a_token_is_left_where_a_text_is_cut() {
     for before in 180..205 {
         let mut world = World::new();
