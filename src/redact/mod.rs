@@ -9,6 +9,7 @@
 
 mod embedded;
 mod json;
+mod percent;
 mod places;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
@@ -298,19 +299,28 @@ impl Redactor {
         let Some((finder, placeholders)) = self.finder() else {
             return Cow::Borrowed(text);
         };
-        if !finder.is_match(text) {
-            return Cow::Borrowed(text);
+        let text = match finder.is_match(text) {
+            true => Cow::Owned(finder.replace_all(text, placeholders)),
+            false => Cow::Borrowed(text),
+        };
+        match percent::replaced(text.as_bytes(), finder, placeholders) {
+            Some(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+            None => text,
         }
-        Cow::Owned(finder.replace_all(text, placeholders))
     }
 
     /// The same bytes without what is known.
     pub(crate) fn bytes<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
-        match self.finder() {
-            Some((finder, placeholders)) if finder.is_match(bytes) => {
-                Cow::Owned(finder.replace_all_bytes(bytes, placeholders))
-            }
-            _ => Cow::Borrowed(bytes),
+        let Some((finder, placeholders)) = self.finder() else {
+            return Cow::Borrowed(bytes);
+        };
+        let bytes = match finder.is_match(bytes) {
+            true => Cow::Owned(finder.replace_all_bytes(bytes, placeholders)),
+            false => Cow::Borrowed(bytes),
+        };
+        match percent::replaced(&bytes, finder, placeholders) {
+            Some(bytes) => Cow::Owned(bytes),
+            None => bytes,
         }
     }
 
@@ -413,11 +423,10 @@ impl Redactor {
                 if secret.len() < SHORTEST {
                     continue;
                 }
-                let mut variants = vec![
-                    secret.clone(),
-                    json_escaped(secret),
-                    percent_encoded(secret),
-                ];
+                // A text in a text that is JSON may be JSON itself.
+                let escaped = json_escaped(secret);
+                let twice = json_escaped(&escaped);
+                let mut variants = vec![secret.clone(), escaped, twice, percent_encoded(secret)];
                 variants.dedup();
                 if secret.len() <= LONGEST_IN_BASE64 && in_base64 < MAX_IN_BASE64 {
                     in_base64 += secret.len();

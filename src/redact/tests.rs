@@ -174,6 +174,60 @@ fn there_are_many_ways_to_encode_the_same() {
 }
 
 #[test]
+fn a_secret_is_known_however_it_is_percent_encoded() {
+    let secret = "clé \"of\" a/door+";
+    let lower: String = secret.bytes().map(|it| format!("%{it:02x}")).collect();
+    let quoted = json!({ "it": secret }).to_string();
+    let upper: String = quoted.bytes().map(|it| format!("%{it:02X}")).collect();
+    for (text, wanted) in [
+        (
+            format!("/?a={lower}&b=1%20"),
+            "/?a=redacted-1&b=1%20".to_owned(),
+        ),
+        (
+            "x=cl%C3%A9%20%22of%22%20a%2fdoor+!".to_owned(),
+            "x=redacted-1!".to_owned(),
+        ),
+        (
+            format!("<{upper}>"),
+            "<%7B%22%69%74%22%3A%22redacted-1%22%7D>".to_owned(),
+        ),
+        (
+            format!("{lower}{lower} {lower}%"),
+            "redacted-1redacted-1 redacted-1%".to_owned(),
+        ),
+        ("100% of %zz %4".to_owned(), "100% of %zz %4".to_owned()),
+    ] {
+        let mut redactor = Redactor::new();
+        redactor.learn(secret);
+        assert_eq!(redactor.text(&text), wanted);
+        assert_eq!(redactor.bytes(text.as_bytes()), wanted.as_bytes());
+        let body = redacted(&mut redactor, &json!([text]).to_string());
+        assert_eq!(body, json!([wanted]).to_string());
+    }
+    let mut redactor = Redactor::new();
+    redactor.learn(secret);
+    let word = format!("{}{lower}", "%41".repeat(30_000));
+    assert!(!redactor.text(&word).ends_with(&lower));
+}
+
+#[test]
+fn a_secret_is_known_in_json_within_json() {
+    let secret = "a \"quoted\" one\\\n";
+    let mut redactor = Redactor::new();
+    redactor.learn(secret);
+    let mut body = secret.trim().to_owned();
+    for _ in 0..3 {
+        body = json!({ "text": body }).to_string();
+        let after = redacted(&mut redactor, &body);
+        assert!(
+            !after.contains("quoted") && after.contains("redacted-1"),
+            "{after}"
+        );
+    }
+}
+
+#[test]
 fn every_url_of_a_text_is_searched_and_tokens_are_known_by_their_prefix() {
     let mut redactor = Redactor::new();
     let body = redacted(

@@ -48,6 +48,10 @@ pub(crate) fn known() -> Vec<String> {
     texts.map(str::to_owned).into()
 }
 
+/// The job whose payload cannot be read, and those whose artifacts are refused.
+const BROKEN: usize = 5;
+const UPLOADING: [usize; 3] = [1, 2, 6];
+
 fn job(name: &str) -> JobSpec {
     let url = format!("https://somebody:{}@registry.test/", percent(PASSWORD));
     JobSpec::script(["gossip"])
@@ -70,14 +74,18 @@ fn percent(text: &str) -> String {
     encoded.collect()
 }
 
-/// What one says that echoes what it was sent, the first as its message, and all of it in other forms.
+fn wholly_encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+/// What one says that echoes what it was sent: as its message, and in other forms beside it.
 fn echo(status: u16, texts: &[&str]) -> Override {
     let text = texts.join(" ");
     let body = json!({
-        "message": format!("no: {}", texts[0]),
-        "request": json!({ "said": texts }).to_string(),
+        "message": format!("no: {text}"),
+        "request": json!({ "body": json!({ "said": texts }).to_string() }).to_string(),
         "debug": format!("{texts:?}"),
-        "url": texts.iter().map(|it| format!("/?q={}", percent(it))).collect::<Vec<_>>(),
+        "url": texts.iter().map(|it| format!("/?q={}", wholly_encoded(it))).collect::<Vec<_>>(),
         "encoded": BASE64_STANDARD.encode(format!("user:{text}")),
     });
     let mut reply = Response::new(Bytes::from(body.to_string()));
@@ -115,12 +123,15 @@ pub(crate) fn plant(gitlab: &mut MockGitlab, storage: &str) {
     let ids = gitlab.enqueue_pipeline(PipelineSpec::new(jobs)).unwrap();
     for (number, id) in ids.iter().enumerate() {
         let token = gitlab.job_token(*id).unwrap().expose().to_owned();
-        let all = [&*token, MASKED, QUOTED, ca_key()];
+        let mut all = vec![&*token, MASKED, QUOTED, ca_key()];
+        // Of what cannot be read nobody knows what is secret.
+        if number == BROKEN {
+            all.truncate(1);
+        }
         for endpoint in [Endpoint::Trace, Endpoint::FinalUpdate] {
             gitlab.plan_for_job(*id, endpoint, 1, echo(500, &all));
         }
-        // Those that have artifacts, but for one that is to be downloaded.
-        if [1, 2, 6].contains(&number) {
+        if UPLOADING.contains(&number) {
             gitlab.plan_for_job(*id, Endpoint::ArtifactUpload, 1, echo(400, &all));
         }
     }
@@ -135,7 +146,7 @@ fn plan_downloads(gitlab: &mut MockGitlab, storage: &str) {
     let query = format!("X-Amz-Signature={signature}&back={back}");
     let user = format!("https://somebody:{}@h.test/?{query}", percent(PASSWORD));
     let downloads = [
-        echo(403, &["you", MASKED, QUOTED, ca_key()]),
+        echo(403, &[MASKED, QUOTED, ca_key()]),
         redirect(&user),
         redirect(&format!("{storage}/missing?{query}")),
     ];
@@ -143,7 +154,7 @@ fn plan_downloads(gitlab: &mut MockGitlab, storage: &str) {
         gitlab.plan(Endpoint::ArtifactDownload, number as u64 + 1, fault);
     }
     let body = format!(
-        "<Error><Code>Denied</Code><Message>no</Message><Provided>{SIGNATURE}</Provided></Error>"
+        "<Error><Code>Denied</Code><Message>no {SIGNATURE} and {signature}</Message></Error>"
     );
     let mut denied = Response::new(Bytes::from(body));
     *denied.status_mut() = http::StatusCode::BAD_REQUEST;
