@@ -6,7 +6,7 @@
 #[allow(dead_code, reason = "only the example shrinks and prints")]
 mod campaign;
 
-use campaign::{Without, simulate};
+use campaign::{Without, parts, simulate};
 
 fn run(seeds: std::ops::Range<u64>) {
     let none = Without::new();
@@ -59,6 +59,24 @@ fn the_same_seed_is_the_same_run() {
         let first = simulate(seed, &none).fingerprint;
         assert_eq!(first, simulate(seed, &none).fingerprint, "seed {seed}");
     }
+}
+
+#[test]
+fn a_recording_changes_nothing() {
+    let unrecorded = Without::from(["recorded".to_owned()]);
+    let none = Without::new();
+    let recorded = (0..1000).filter(|seed| parts(*seed, &none).contains("recorded"));
+    let mut count = 0;
+    for seed in recorded.take(5) {
+        let first = simulate(seed, &none).fingerprint;
+        assert_eq!(
+            first,
+            simulate(seed, &unrecorded).fingerprint,
+            "seed {seed}"
+        );
+        count += 1;
+    }
+    assert_eq!(count, 6);
 }
 
 /// A campaign of nothing but sunshine would be worth nothing.

@@ -19,6 +19,7 @@ use super::{
     requests,
     run::{Done, Evidence},
     weather::What,
+    written,
 };
 
 /// So long after its end a job's log is sent, if that is all there is to wait for.
@@ -540,15 +541,14 @@ fn secrets(plan: &Plan, evidence: &Evidence, wrong: &mut Vec<String>) {
             }
         }
     }
-    if evidence.overheard.is_empty() {
-        return;
-    }
     let long = |secret: &&str| secret.len() > 5;
-    let all = plan.jobs.iter().flat_map(|job| {
+    let of_jobs = plan.jobs.iter().flat_map(|job| {
         let own = job.secrets.iter().map(|it| it.trim());
         own.chain(job.file_secret.as_deref())
     });
-    for secret in all.filter(long).chain(everywhere) {
+    everywhere.extend(of_jobs.filter(long));
+    written::check(&everywhere, evidence, wrong);
+    for secret in everywhere {
         if let Some(at) = evidence.overheard.find(secret) {
             let from = evidence.overheard[..at].rfind('\n').unwrap_or(0);
             let text = evidence.overheard[from..].chars().take(300);

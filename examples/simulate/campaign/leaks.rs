@@ -8,8 +8,9 @@ use base64::{
     alphabet::STANDARD,
     engine::{GeneralPurpose, general_purpose::NO_PAD},
 };
+use memchr::{memchr, memchr2};
 
-/// A text within a text within a text is read as well.
+/// A text within a text within a text within a text is read as well.
 const DEEPEST: u32 = 3;
 /// Shorter runs of the characters of base64 say too little.
 const SHORTEST_RUN: usize = 12;
@@ -51,25 +52,22 @@ pub(crate) fn parts(secret: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The text, and all that it can be read as.
-fn readings(text: &str) -> BTreeSet<Vec<u8>> {
-    let mut all = BTreeSet::new();
-    let mut todo = vec![(0, text.as_bytes().to_vec())];
-    while let Some((depth, text)) = todo.pop() {
-        if text.is_empty() || all.contains(&text) {
-            continue;
+fn readings(text: &str) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut runs = BTreeSet::new();
+    let mut texts = vec![text.as_bytes().to_vec()];
+    for _ in 0..=DEEPEST {
+        let mut more = Vec::new();
+        for text in texts {
+            let (encoded, bytes) = base64_decoded(&text, &mut runs);
+            let unescaped = percent_decoded(&unescaped(&text));
+            if unescaped != text {
+                more.push(unescaped);
+            }
+            more.push(encoded);
+            all.extend([latin1(&text), text, bytes]);
         }
-        if depth < DEEPEST {
-            let (texts, bytes) = base64_decoded(&text);
-            all.insert(bytes);
-            let more = [
-                unescaped(&text),
-                percent_decoded(&text),
-                latin1(&text),
-                texts,
-            ];
-            todo.extend(more.map(|text| (depth + 1, text)));
-        }
-        all.insert(text);
+        texts = more;
     }
     all
 }
@@ -78,12 +76,9 @@ fn readings(text: &str) -> BTreeSet<Vec<u8>> {
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let [first, others @ ..] = rest {
-        rest = others;
-        if *first != b'\\' {
-            out.push(*first);
-            continue;
-        }
+    while let Some(at) = memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at + 1..];
         let [escape, others @ ..] = rest else { break };
         rest = others;
         match escape {
@@ -108,6 +103,7 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
             other => out.push(*other),
         }
     }
+    out.extend_from_slice(rest);
     out
 }
 
@@ -115,31 +111,26 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
 fn percent_decoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let [first, others @ ..] = rest {
-        rest = others;
-        let digits = match (first, rest) {
-            (b'%', [high, low, ..]) => std::str::from_utf8(&[*high, *low])
-                .ok()
-                .and_then(|digits| u8::from_str_radix(digits, 16).ok()),
-            _ => None,
-        };
-        if let Some(byte) = digits {
-            out.push(byte);
-            rest = &rest[2..];
-        } else {
-            out.push(*first);
-        }
+    while let Some(at) = memchr(b'%', rest) {
+        out.extend_from_slice(&rest[..at]);
+        let digits = rest.get(at + 1..at + 3);
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        out.push(byte.unwrap_or(b'%'));
+        rest = &rest[at + if byte.is_some() { 3 } else { 1 }..];
     }
+    out.extend_from_slice(rest);
     out
 }
 
-/// All that may be base64, of either alphabet, wherever it begins: first what is text.
-fn base64_decoded(text: &[u8]) -> (Vec<u8>, Vec<u8>) {
+/// All that may be base64, of either alphabet, wherever it begins, but for what is in `known` already:
+/// first what is text.
+fn base64_decoded(text: &[u8], known: &mut BTreeSet<Vec<u8>>) -> (Vec<u8>, Vec<u8>) {
     let engine = GeneralPurpose::new(&STANDARD, NO_PAD);
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte);
     let (mut texts, mut bytes) = (Vec::new(), Vec::new());
     for run in text.split(|byte| !is_base64(byte)) {
-        if run.len() < SHORTEST_RUN {
+        if run.len() < SHORTEST_RUN || !known.insert(run.to_vec()) {
             continue;
         }
         let standard = run.iter().map(|byte| match byte {
@@ -165,11 +156,11 @@ fn base64_decoded(text: &[u8]) -> (Vec<u8>, Vec<u8>) {
 
 /// Bytes that were written as the characters of their numbers.
 fn latin1(text: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(text);
-    let is_byte = |c: char| ('\u{80}'..='\u{ff}').contains(&c);
-    if !text.contains(is_byte) {
+    // How they begin in UTF-8.
+    if memchr2(0xc2, 0xc3, text).is_none() {
         return Vec::new();
     }
+    let text = String::from_utf8_lossy(text);
     let mut out = Vec::with_capacity(text.len());
     for c in text.chars() {
         match u8::try_from(c) {

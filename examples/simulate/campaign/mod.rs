@@ -10,6 +10,7 @@ mod dice;
 mod fate;
 mod files;
 mod job_plan;
+mod leaks;
 mod log;
 mod masking;
 mod model;
@@ -21,6 +22,7 @@ mod requests;
 mod run;
 mod text;
 mod weather;
+mod written;
 
 use std::{
     any::Any,

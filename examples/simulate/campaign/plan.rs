@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) trace_limit: Option<usize>,
     /// Everything that is said is listened to.
     pub(crate) is_overheard: bool,
+    /// An archive and transcripts are written.
+    pub(crate) is_recorded: bool,
 }
 
 /// How GitLab is set up.
@@ -189,6 +191,7 @@ impl Plan {
             weather,
             trace_limit,
             is_overheard: dice.has("overheard", 15),
+            is_recorded: dice.has("recorded", 2),
             parts: dice.into_parts(),
         };
         // An answer that is lost costs the token, a second runner loses its own by it, and an old server

@@ -28,6 +28,7 @@ use super::{
     plan::{Deed, Plan, RunnerPlan, Stop},
     record::{Book, Notes},
     weather::{Outside, Seen},
+    written::{Pens, Written},
 };
 
 pub(crate) const HOST: &str = "gitlab.example.test";
@@ -50,6 +51,8 @@ pub(crate) struct Evidence {
     pub(crate) storage: Vec<StorageRequest>,
     /// All that was said in Debug, errors, events and panics.
     pub(crate) overheard: String,
+    /// Of those that write.
+    pub(crate) written: Option<Written>,
     /// All that is left, and should not be.
     pub(crate) left: Vec<String>,
     pub(crate) end: Time,
@@ -87,6 +90,7 @@ pub(super) struct World {
     /// Of the runners, as GitLab counts them.
     pub(super) numbers: Vec<RunnerNumber>,
     book: Book,
+    pens: Option<Pens>,
     stage: Arc<Stage>,
     pub(super) runs: Arc<[Mutex<Ran>]>,
     pub(super) handles: Vec<Mutex<Option<RunnerHandle>>>,
@@ -143,6 +147,7 @@ impl World {
             sim.serve(STORAGE, storage.clone());
         }
         Ok(Self {
+            pens: Pens::of(plan, &sim),
             sim,
             gitlab,
             storage,
@@ -223,6 +228,7 @@ impl World {
                 .map(|it| it.requests())
                 .unwrap_or_default(),
             overheard,
+            written: self.pens.as_ref().map(Pens::written),
             left,
             end: self.sim.now(),
         })
@@ -238,8 +244,9 @@ impl World {
         let mut features = RunnerFeatures::default();
         features.cancel_gracefully &= plan.is_graceful;
         let (patch_limit, keep_alive) = (plan.patch_limit, plan.keep_alive);
+        let adapter = self.pens.as_ref().map(Pens::adapter);
         let mut builder = Runner::builder(url, plan.token.clone(), dir)
-            .adapter(self.sim.adapter())
+            .adapter(adapter.unwrap_or_else(|| self.sim.adapter()))
             .system_id(plan.system_id.clone())
             .seed(self.plan.seed ^ number as u64)
             .verify(plan.verify)
@@ -267,6 +274,9 @@ impl World {
         }
         if let Some(limit) = self.plan.trace_limit {
             builder = builder.trace_limit(limit as u64);
+        }
+        if let Some(pens) = &self.pens {
+            builder = pens.record(builder, number);
         }
         builder
             .build()
