@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::world::{path, replay};
 
 /// The entries of a session, to be written in another way.
-fn entries(name: &str) -> Vec<Value> {
+pub(crate) fn entries(name: &str) -> Vec<Value> {
     let text = fs::read(path(name)).unwrap();
     let mut har: Value = serde_json::from_slice(&text).unwrap();
     std::mem::take(har["log"]["entries"].as_array_mut().unwrap())
 }
 
 /// The job in it is run, and ends as it did.
-fn is_replayed(entries: &[Value]) {
+pub(crate) fn is_replayed(entries: &[Value]) {
     let archive = json!({ "log": { "version": "1.2", "pages": [], "entries": entries } });
     // Files of some systems begin with a mark, and end with a line.
     let archive = format!("\u{feff}\r\n{archive}\r\n");

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod damaged;
+mod dialects;
 mod foreign;
 mod handler;
 mod lenient;
