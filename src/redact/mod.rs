@@ -12,7 +12,11 @@ mod json;
 mod percent;
 mod places;
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use http::{HeaderMap, HeaderValue};
@@ -440,12 +444,18 @@ impl Redactor {
             if forms.is_empty() {
                 return None;
             }
-            let finder = AhoCorasick::builder()
-                // Never a table of a row for each byte of each secret.
-                .kind(Some(AhoCorasickKind::ContiguousNFA))
-                .match_kind(MatchKind::LeftmostLongest)
-                .build(&forms);
-            let Ok(finder) = finder else {
+            let mut finder = automaton(&forms);
+            // What a placeholder is made of may be a secret here: it stays as it is all the same.
+            if let Some(found) = &finder {
+                let known = placeholders.iter().filter(|it| found.is_match(it.as_str()));
+                let known: BTreeSet<String> = known.cloned().collect();
+                if !known.is_empty() {
+                    forms.extend(known.iter().cloned());
+                    placeholders.extend(known);
+                    finder = automaton(&forms);
+                }
+            }
+            let Some(finder) = finder else {
                 self.full = true;
                 return None;
             };
@@ -455,6 +465,15 @@ impl Redactor {
             .as_ref()
             .map(|(finder, placeholders)| (finder, placeholders.as_slice()))
     }
+}
+
+fn automaton(forms: &[String]) -> Option<AhoCorasick> {
+    let finder = AhoCorasick::builder()
+        // Never a table of a row for each byte of each secret.
+        .kind(Some(AhoCorasickKind::ContiguousNFA))
+        .match_kind(MatchKind::LeftmostLongest)
+        .build(forms);
+    finder.ok()
 }
 
 /// Counts only.

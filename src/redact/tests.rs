@@ -401,3 +401,20 @@ fn it_can_be_switched_off_and_has_an_end() {
     redactor.learn(&"x".repeat(MAX_BYTES + 1));
     assert!(redactor.is_full());
 }
+
+/// What was redacted is redacted again, as parts of texts are.
+#[test]
+fn placeholders_stay_whatever_they_are_made_of() {
+    let mut redactor = Redactor::new();
+    for secret in ["glrt-abcdefgh", "glrt-redacted", "redacted", "dacted-1"] {
+        redactor.learn(secret);
+    }
+    let once = redactor
+        .text("glrt-abcdefgh glrt-redacted redacted. dacted-1")
+        .into_owned();
+    assert_eq!(
+        once,
+        "glrt-redacted-1 glrt-redacted-2 redacted-3. redacted-4"
+    );
+    assert_eq!(redactor.text(&once), once);
+}
