@@ -229,6 +229,48 @@ fn reports_are_gzip_or_raw() {
     assert_eq!(&quality.content[..], b"[]");
 }
 
+/// Says how many files without a name there are when it is asked for its files.
+#[cfg(target_os = "linux")]
+struct Tidy {
+    job: Job,
+    dir: std::path::PathBuf,
+}
+
+#[cfg(target_os = "linux")]
+#[async_trait]
+impl JobHandler<Memory> for Tidy {
+    async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+        Ok(())
+    }
+
+    async fn get_uploadable_files(
+        &mut self,
+    ) -> Result<Box<dyn Iterator<Item = Memory> + Send>, ()> {
+        self.job.sleep(std::time::Duration::from_secs(1)).await;
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let unnamed = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        let unnamed = unnamed.filter(|target| target.starts_with(&self.dir));
+        outputln!("{} are there", unnamed.count());
+        Ok(Box::new([memory("a", "one")].into_iter()))
+    }
+}
+
+/// The disk need not have room for more than one of them.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_was_uploaded_is_gone_before_the_next_is_packed() {
+    let world = World::new(9);
+    let dir = world.dir.path().canonicalize().unwrap();
+    let spec = JobSpec::script(["make"])
+        .artifact(ArtifactSpec::archive(["a"]))
+        .artifact(ArtifactSpec::report("junit", ["a"]));
+    let process = |job| async move { Ok(Tidy { job, dir }) };
+    let report = world.run_process(spec, process);
+    assert_eq!(report.artifacts.len(), 2);
+    let found = "0 are there\nreading a\n";
+    assert_eq!(report.log_text(), found.repeat(2));
+}
+
 #[test]
 fn what_does_not_match_is_said_and_is_no_failure() {
     let world = World::new(3);

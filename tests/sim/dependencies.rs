@@ -53,7 +53,7 @@ fn print(name: &str, artifact: &mut Artifact) {
 }
 
 /// Queues a job that makes files, and one that takes them.
-fn pipeline(world: &World) -> Vec<JobId> {
+pub(crate) fn pipeline(world: &World) -> Vec<JobId> {
     let jobs = world.gitlab.with(|gitlab, now| {
         gitlab.advance(now);
         let make = JobSpec::script(["make"]).name("make").stage("build");

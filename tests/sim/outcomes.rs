@@ -304,6 +304,31 @@ fn jobs_of_the_same_number_have_directories_of_their_own() {
     assert!(other.join("theirs").exists() && !other.join("mine").exists());
 }
 
+/// What it holds may still be at work on the files.
+#[test]
+fn the_build_directory_outlives_the_handler() {
+    struct Last(Job);
+
+    #[async_trait]
+    impl JobHandler for Last {
+        async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+            std::fs::write(self.0.build_dir().join("file"), b"x").map_err(|_| ())
+        }
+    }
+
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let file = self.0.build_dir().join("file");
+            outputln!("dropped beside {:?}", std::fs::read_to_string(file).ok());
+        }
+    }
+
+    let world = World::new(13);
+    let report = world.run_process(JobSpec::script(["true"]), |job| async { Ok(Last(job)) });
+    assert_eq!(report.status, JobStatus::Success);
+    assert_eq!(report.log_text(), "dropped beside Some(\"x\")\n");
+}
+
 #[test]
 fn a_job_that_takes_too_long_is_ended() {
     let world = World::new(10);

@@ -19,13 +19,13 @@ use gitlab_runner::{
     adapter::{Adapter, Body, TransportError},
     artifact::{Artifact, ExtractLimits},
     job::Job,
-    mock::{Endpoint, JobSpec, JobStatus, Override, PipelineSpec},
+    mock::{Endpoint, JobSpec, JobStatus, Override},
 };
 use http::{Method, Request, Response};
 
 use crate::{
     artifacts::{maker, memory},
-    dependencies::{TAKEN, make_and_take_with},
+    dependencies::{TAKEN, make_and_take_with, pipeline},
     world::World,
 };
 
@@ -41,6 +41,10 @@ enum Fault {
     /// The reply says that it ends with the connection, and the first time it does after so many
     /// bytes.
     Cut(usize),
+    /// The reply says that it is so much longer than it is, and the first time nothing follows.
+    Short(u64),
+    /// There is no reply to a download.
+    Silent,
     /// The body of the reply does not say how long it is, and has so many mebibytes.
     Endless(u64),
 }
@@ -49,15 +53,26 @@ struct Line {
     inner: Arc<dyn Adapter>,
     fault: Fault,
     cut: Arc<std::sync::atomic::AtomicBool>,
+    /// Held by each request for artifacts that is on its way.
+    under_way: Arc<()>,
 }
 
 impl Line {
-    fn builder(world: &World, fault: Fault) -> RunnerBuilder {
-        world.builder().adapter(Arc::new(Self {
+    fn new(world: &World, fault: Fault) -> Arc<Self> {
+        Arc::new(Self {
             inner: world.sim.adapter(),
             fault,
             cut: Arc::default(),
-        }))
+            under_way: Arc::default(),
+        })
+    }
+
+    fn builder(world: &World, fault: Fault) -> RunnerBuilder {
+        world.builder().adapter(Self::new(world, fault))
+    }
+
+    fn requests(&self) -> usize {
+        Arc::strong_count(&self.under_way) - 1
     }
 }
 
@@ -89,7 +104,9 @@ impl Adapter for Line {
             return self.inner.send(request);
         }
         let (fault, inner, cut) = (self.fault, Arc::clone(&self.inner), Arc::clone(&self.cut));
+        let under_way = Arc::clone(&self.under_way);
         async move {
+            let _under_way = under_way;
             let is_upload = *request.method() == Method::POST;
             match fault {
                 Fault::Slow(rate) if is_upload => {
@@ -111,6 +128,18 @@ impl Adapter for Line {
                         body => streamed(body, false),
                     }))
                 }
+                Fault::Short(by) if !is_upload => {
+                    let is_first = !cut.swap(true, std::sync::atomic::Ordering::Relaxed);
+                    let reply = inner.send(request).await?;
+                    Ok(reply.map(|body| match body {
+                        Body::Full(bytes) if is_first => Body::Stream {
+                            len: Some(bytes.len() as u64 + by),
+                            chunks: stream::iter([Ok(bytes)]).boxed(),
+                        },
+                        body => body,
+                    }))
+                }
+                Fault::Silent if !is_upload => std::future::pending().await,
                 Fault::Endless(mib) if !is_upload => {
                     let reply = inner.send(request).await?;
                     let mebibyte = Bytes::from(vec![0; 1 << 20]);
@@ -207,6 +236,61 @@ fn a_download_that_ends_with_its_connection_is_cut_if_it_is_too_short() {
     assert_eq!(downloads, 2);
 }
 
+/// Also where the adapter does not see to it, and both in memory and on disk.
+#[test]
+fn a_download_that_is_shorter_than_it_said_is_cut() {
+    for by in [1, 64 << 20] {
+        let world = World::new(8);
+        let runner = world.build(Line::builder(&world, Fault::Short(by)));
+        let (report, downloads) = make_and_take_with(&world, runner, |_| ());
+        assert_eq!(report.log_text(), TAKEN);
+        assert_eq!(downloads, 2);
+    }
+}
+
+/// Waits a little for a download, and counts the requests before and after it gave up.
+struct GivesUp {
+    job: Job,
+    line: Arc<Line>,
+}
+
+#[async_trait]
+impl JobHandler for GivesUp {
+    async fn step(&mut self, _: &[String], _: Phase) -> JobResult {
+        let second = Duration::from_secs(1);
+        let dependency = self.job.dependencies().next().unwrap();
+        let download = Box::pin(dependency.download());
+        let given_up = futures::future::select(download, self.job.sleep(second)).await;
+        assert_eq!(self.line.requests(), 1);
+        drop(given_up);
+        self.job.sleep(second).await;
+        assert_eq!(self.line.requests(), 0);
+        Ok(())
+    }
+}
+
+#[test]
+fn the_request_for_a_download_that_nobody_awaits_ends() {
+    let world = World::new(9);
+    let jobs = pipeline(&world);
+    let line = Line::new(&world, Fault::Silent);
+    let mut runner = world.build(
+        world
+            .builder()
+            .adapter(Arc::clone(&line) as Arc<dyn Adapter>),
+    );
+    world.sim.block_on(async {
+        let maker = maker(&[memory("a", "one")]);
+        assert!(runner.request_job(|_| async { Ok(maker) }).await.unwrap());
+        runner.drain().await;
+        let take = |job| async { Ok(GivesUp { job, line }) };
+        assert!(runner.request_job(take).await.unwrap());
+        runner.drain().await;
+    });
+    let report = world.report(jobs[1]);
+    assert_eq!(report.status, JobStatus::Success, "{}", report.log_text());
+}
+
 #[test]
 fn a_download_without_an_end_is_stopped() {
     let world = World::new(4);
@@ -258,14 +342,7 @@ fn read(artifact: &mut Artifact) -> std::io::Result<String> {
 #[test]
 fn what_was_downloaded_cannot_be_read_when_its_job_is_over() {
     let world = World::new(7);
-    let jobs = world.gitlab.with(|gitlab, now| {
-        gitlab.advance(now);
-        let make = JobSpec::script(["make"]).stage("build");
-        let take = JobSpec::script(["take"]).stage("test");
-        let jobs = [make.artifact_paths(["*"]), take];
-        gitlab.enqueue_pipeline(PipelineSpec::new(jobs).stages(["build", "test"]))
-    });
-    let jobs = jobs.unwrap();
+    let jobs = pipeline(&world);
     let mut runner = world.runner();
     let leaked = Arc::default();
     world.sim.block_on(async {

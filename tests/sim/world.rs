@@ -9,6 +9,7 @@ use futures::{
 };
 use gitlab_runner::{
     CancellableJobHandler, JobHandler, JobId, JobResult, Phase, Runner, RunnerBuilder,
+    UploadableFile,
     job::Job,
     mock::{JobReport, JobSpec, MockGitlab, RunnerNumber},
     sim::{ServerHandle, Sim},
@@ -92,11 +93,12 @@ impl World {
     }
 
     /// Runs one job to its end with the handler that `process` makes.
-    pub(crate) fn run_process<P, R, H>(&self, spec: JobSpec, process: P) -> JobReport
+    pub(crate) fn run_process<P, R, H, U>(&self, spec: JobSpec, process: P) -> JobReport
     where
         P: FnOnce(Job) -> R + Send + Sync + 'static,
         R: Future<Output = Result<H, ()>> + Send + 'static,
-        H: CancellableJobHandler + Send + 'static,
+        H: CancellableJobHandler<U> + Send + 'static,
+        U: UploadableFile + Send + 'static,
     {
         let job = self.enqueue(spec);
         let mut runner = self.runner();
