@@ -22,7 +22,6 @@ use super::{
     timers::Reason,
 };
 use crate::{
-    ids::RequestId,
     protocol::RunnerDetails,
     time::{Time, WallTime},
     transport::TransportError,
@@ -174,10 +173,9 @@ impl Account {
     pub(super) fn on_answer(
         &mut self,
         core: &mut Core,
-        request: RequestId,
         answer: Result<Response<Bytes>, TransportError>,
     ) -> Option<Result<(), Trouble>> {
-        let mut errand = self.errand.take_if(|errand| errand.awaits(request))?;
+        let mut errand = self.errand.take()?;
         let answer = errand.judge(core, answer);
         if answer.result.is_err() && !self.stopping && errand.repeats(core, &answer) {
             core.token_held = false;

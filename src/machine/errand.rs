@@ -122,10 +122,6 @@ impl Errand {
         self.state = State::InFlight(core.send_account_call(method, path, token.as_ref(), body));
     }
 
-    pub(super) fn awaits(&self, request: RequestId) -> bool {
-        matches!(self.state, State::InFlight(it) if it == request)
-    }
-
     /// Whether it changes nothing at GitLab.
     pub(super) fn is_question(&self) -> bool {
         matches!(

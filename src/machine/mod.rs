@@ -230,7 +230,7 @@ impl RunnerMachine {
                 }
             }
             Some(Owner::Account) => {
-                if let Some(verdict) = self.account.on_answer(&mut self.core, request, answer) {
+                if let Some(verdict) = self.account.on_answer(&mut self.core, answer) {
                     self.poller.on_verified(&mut self.core, verdict);
                 }
             }

@@ -58,7 +58,7 @@ pub(super) type Fast = Scanner<dfa::DFA>;
 #[derive(Clone, Copy)]
 pub(super) struct Node {
     state: StateID,
-    /// Length of the longest suffix of the input that is a proper prefix of a value.
+    /// Length of the longest suffix of the input that is a prefix of a value.
     depth: u32,
     /// Length of the longest value that ends here, or 0.
     pub(super) value: u32,
@@ -276,10 +276,10 @@ fn visits<A: Automaton>(automaton: &A, start: StateID, patterns: &Patterns) -> V
                 suffix = automaton.next_state(Anchored::No, suffix, byte);
             }
             len += 1;
-            let inside = index < patterns.values() && (len as usize) < pattern.len();
+            let of_value = index < patterns.values();
             let node = Node {
                 state,
-                depth: if inside { len } else { 0 },
+                depth: if of_value { len } else { 0 },
                 value: 0,
                 prefix: false,
                 equals: false,

@@ -131,6 +131,18 @@ fn a_download_is_tried_again_while_there_is_trouble() {
     }
 }
 
+/// Whatever else there is to do.
+#[test]
+fn a_download_is_tried_again_on_time() {
+    let (mut world, get) = downloading();
+    world.reply(&get, html(503));
+    let (at, _) = world.machine.poll_timeout().unwrap();
+    let wait = at.since(world.now).as_secs_f64();
+    assert!((1.0..2.0).contains(&wait), "{wait}");
+    world.next_deadline();
+    assert_eq!(world.request().uri, get.uri);
+}
+
 #[test]
 fn storage_is_asked_without_the_token_and_anew_when_its_address_has_expired() {
     let (mut world, get) = downloading();

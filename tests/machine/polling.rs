@@ -344,6 +344,14 @@ fn redirects_are_not_followed_but_told() {
     world.reply(&poll, reply(301).header("Location", location));
     assert!(world.notice("redirects to https://gitlab.example.com:8443/api/v4/jobs/request;"));
     assert!(!world.notice("private"));
+
+    // What GitLab says counts for more, and a place alone is no redirect.
+    for (status, body, said) in [(301, "gone west", "gone west"), (500, "", "500")] {
+        let (mut world, poll) = polling();
+        let answer = reply(status).header("Location", location);
+        world.reply(&poll, answer.json(&json!({ "message": body })));
+        assert!(world.notice(said) && !world.notice("redirects to"));
+    }
 }
 
 #[test]

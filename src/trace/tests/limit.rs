@@ -1,6 +1,6 @@
 //! The checksums of GitLab's own runner's buffer, which masks nothing.
 
-use super::log_of;
+use super::{log_of, masker, text};
 use crate::trace::{DEFAULT_TRACE_LIMIT, Masker, TraceMark, TraceSpool};
 
 fn unmasked(limit: u64) -> TraceSpool {
@@ -60,6 +60,29 @@ fn logs_that_reach_the_limit() {
     }
     let mut spool = repeated("This is the long message", 10);
     assert_eq!(spool.finish().len, 127);
+}
+
+/// However many pieces of it come after that.
+#[test]
+fn the_limit_is_told_of_once() {
+    let notices = |spool: &mut TraceSpool| {
+        spool.finish();
+        let log = text(&log_of(spool));
+        log.matches("exceeded limit").count()
+    };
+    let limited = |limit| TraceSpool::new(masker(&["secret"], &[]), limit);
+    let mut spool = limited(10);
+    spool.write(b"0123456789 secret, another secret, and half of a sec");
+    assert_eq!(notices(&mut spool), 1);
+    let mut spool = limited(1);
+    spool.write(b"0123456789 and a bad byte: \xFF\xFF, and half of a char: \xC3");
+    assert_eq!(notices(&mut spool), 1);
+    // Not before there is something to be left out.
+    let mut spool = limited(0);
+    spool.write(b"");
+    spool.write(b"sec");
+    assert_eq!(spool.mark().len, 0);
+    assert_eq!(notices(&mut spool), 1);
 }
 
 /// As GitLab's own runner does it, which does not wait for more.

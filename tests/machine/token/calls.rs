@@ -147,6 +147,19 @@ fn calls_are_repeated_for_a_time() {
     let sent = calls(&mut world, RunnerCall::Verify);
     world.reply(&sent, reply(429).header("Retry-After", "500"));
     assert_eq!(world.called.len(), 1);
+
+    // The longest wait is 600 seconds.
+    for (limit, tries) in [(599, 1), (600, 2)] {
+        let mut world = World::with(|config| config.call_limit = Duration::from_secs(limit));
+        let sent = calls(&mut world, RunnerCall::Verify);
+        world.reply(&sent, reply(429).header("Retry-After", "3600"));
+        if tries == 2 {
+            let (wait, again) = world.next_request_after();
+            assert_eq!(wait, Duration::from_secs(600));
+            world.reply(&again, reply(200));
+        }
+        assert_eq!(world.called.len(), 1, "{limit}");
+    }
 }
 
 #[test]
