@@ -252,7 +252,7 @@ mod tests {
             format!("@000Z 01O {long}\n@001Z 01O+yz\n@003Z 01O end\n")
         );
         let short = "x".repeat(8192);
-        assert_eq!(plain(&[&short]), format!("@000Z 01O {short}\n"));
+        assert_eq!(plain(&[&short, "\n"]), format!("@000Z 01O {short}\n"));
     }
 
     #[test]
@@ -282,6 +282,14 @@ mod tests {
                 &[(Stdout, "a sec"), (Stderr, "err\n"), (Stdout, "\n")]
             ),
             "@001Z 01E err\n@000Z 01O a sec\n"
+        );
+        // The same, of two streams at once.
+        assert_eq!(
+            log(
+                masker(),
+                &[(Stdout, "ase"), (Stderr, "cr"), (Stdout, "x\n")]
+            ),
+            "@000Z 01O asex\n@002Z 01E cr\n"
         );
         // A secret over two streams is masked where it began.
         assert_eq!(

@@ -144,6 +144,17 @@ fn reading_copies_nothing() {
 }
 
 #[test]
+fn a_range_may_end_where_a_chunk_does() {
+    let mut spool = spool(&[]);
+    spool.write(b"one");
+    assert_eq!(spool.read(0..3).unwrap(), ["one"]);
+    spool.write(b"two");
+    assert_eq!(spool.read(3..6).unwrap(), ["two"]);
+    assert_eq!(spool.read(0..3).unwrap(), ["one"]);
+    assert_eq!(spool.read(0..6).unwrap(), ["one", "two"]);
+}
+
+#[test]
 fn frequent_reads_leave_few_chunks() {
     let mut spool = spool(&[]);
     let mut whole = Vec::new();
