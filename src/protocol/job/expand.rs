@@ -301,6 +301,7 @@ mod tests {
             { "key": "ping", "value": "i$pong" },
             { "key": "pong", "value": "o$ping" },
             { "key": "dots.in", "value": "d" },
+            { "key": "", "value": "nameless" },
         ]));
         for (text, wanted) in [
             ("", ""),
@@ -321,6 +322,7 @@ mod tests {
             ("$ ${a ${b", "$ a b"),
             ("${$}", "$"),
             ("100% of %", "100% of %"),
+            ("%%", "%%"),
             ("$me", "xy"),
             ("$ping", "io"),
             ("ü$aü", "ü1ü"),
@@ -341,6 +343,34 @@ mod tests {
             assert_eq!(expand(&payload, "$v40").len(), wanted);
             assert_eq!(expand(&payload, "$v99"), "");
         }
+    }
+
+    #[test]
+    fn long_texts_end_between_characters() {
+        let long = format!("x{}", "ü".repeat(MAX_LEN));
+        let payload = payload(json!([{ "key": "long", "value": long }]));
+        for text in [&*long, "$long"] {
+            let expanded = expand(&payload, text);
+            assert_eq!(expanded.len(), MAX_LEN - 1);
+            assert!(long.starts_with(&expanded));
+        }
+        // Without references none of it is lost.
+        let mut expander = Expander::new([]);
+        assert_eq!(expander.text(&long), (long, true));
+    }
+
+    #[test]
+    fn the_last_variable_of_a_name_counts() {
+        let payload = payload(json!([
+            { "key": "b", "value": "old" },
+            { "key": "b", "value": "new", "raw": true },
+            { "key": "a", "value": "content", "file": true },
+        ]));
+        let variables = Expander::new(payload.meanings(|key| format!("/{key}"))).variables();
+        let names: Vec<_> = variables.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(matches!(&variables[0].1, Meaning::File { path, .. } if path == "/a"));
+        assert!(matches!(&variables[1].1, Meaning::Literal(text) if text == "new"));
     }
 
     #[test]
@@ -381,6 +411,12 @@ mod tests {
         // A reference too many.
         let mut expander = Expander::new(variables());
         assert!(!expander.text(&"$none".repeat(MAX_STEPS as usize + 1)).1);
+        // Those that were followed are left to the others.
+        let mut expander = Expander::new(variables());
+        for _ in 0..MAX_STEPS / 2000 {
+            assert!(expander.text(&"$none".repeat(2000)).1);
+        }
+        assert!(!expander.text(&"$none".repeat(1001)).1);
         // All is used up, but for a little for each.
         assert_eq!(expander.text("$me"), ("a".to_owned(), true));
         assert!(!expander.text(&"$none".repeat(1001)).1);

@@ -223,4 +223,20 @@ fn nothing_secret_prints() {
         assert!(!shown.contains(secret), "{secret}");
     }
     assert!(shown.contains("make release") && shown.contains("BOTH_FILE_AND_RAW"));
+    let value = &payload.inputs[0].value;
+    let wanted = format!(
+        "InputValue {{ kind: {:?}, sensitive: {}, .. }}",
+        value.kind, value.sensitive
+    );
+    assert_eq!(format!("{value:?}"), wanted);
+}
+
+#[test]
+fn the_body_is_kept_apart_from_its_fields() {
+    let payload = job(json!({ "": { "raw": [1] }, "steps": [{ "name": "script" }] }));
+    assert_eq!(payload.raw.get(), None);
+    assert_eq!(payload.steps.len(), 1);
+    assert_eq!(format!("{:?}", payload.raw), "RawPayload(none)");
+    let raw = RawPayload::new("secret".into());
+    assert_eq!(format!("{raw:?}"), "RawPayload(6 bytes)");
 }

@@ -114,6 +114,24 @@ fn places_are_named_precisely() {
             "secrets.?.vault (expected a string",
         ),
         (
+            r#"{"variables":[{"value":"\"}], \\","key":7}]}"#,
+            "variables[0].key (expected a string",
+        ),
+        (
+            r#"{"variables":[{"masked":1}]}"#,
+            "variables[0].masked (expected true or false",
+        ),
+        (r#"{"steps":7}"#, "steps (expected a list"),
+        (r#"{"secrets":7}"#, "secrets (expected an object"),
+        (
+            r#"{"runner_info":{"timeout":"inf"}}"#,
+            "runner_info.timeout (expected a number",
+        ),
+        (
+            r#"{"image":{"executor_opts":{"docker":{"user":{}}}}}"#,
+            "image.executor_opts.docker (expected a string or a number",
+        ),
+        (
             r#"{"id":1,"token":"t"} x"#,
             "the body (it is not JSON that can be read",
         ),
@@ -127,6 +145,7 @@ fn places_are_named_precisely() {
         ("null", "the body (expected an object)"),
         ("[]", "the body (expected an object)"),
         ("5", "the body (expected an object"),
+        ("[1]", "the body (expected an object"),
         ("<html>", "the body (it is not JSON"),
     ] {
         let error = error(body.as_bytes()).to_string();

@@ -133,6 +133,7 @@ fn numbers_may_be_texts_or_floats() {
         (json!(0), Some(0)),
         (json!(u64::MAX), Some(i64::MAX)),
         (json!(-1e300), Some(i64::MIN)),
+        (json!("-99999999999999999999"), Some(i64::MIN)),
         (json!(""), None),
         (json!(null), None),
     ] {
@@ -181,11 +182,14 @@ fn texts_may_be_numbers_where_gitlab_has_both() {
             "kubernetes": { "user": "1001:1002" },
             "brand_new": {},
         } },
+        "services": [{ "executor_opts": { "docker": { "user": -1 } } }],
     }));
     let count = &payload
         .job_info
         .project_jobs_running_on_instance_runners_count;
     assert_eq!(count.as_deref(), Some("3"));
+    let service = payload.services[0].executor_opts.docker.as_ref().unwrap();
+    assert_eq!(service.user.as_deref(), Some("-1"));
     let options = payload.image.unwrap().executor_opts;
     assert_eq!(options.docker.unwrap().user.as_deref(), Some("1000"));
     assert_eq!(
