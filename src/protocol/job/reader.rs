@@ -293,12 +293,23 @@ mod tests {
         for other in ["ID", "S", "M", "CI_JOB_TOKEN"] {
             assert!(!shared(other), "{other}");
         }
+        // As many were new to the second job, so they are known to the third as well.
+        let third = read(&[public("A", "a"), public("Z", "z")]);
+        assert!(Arc::ptr_eq(&third[0], &first[0]) && Arc::ptr_eq(&third[1], &first[5]));
 
         // Those of another server, say, take their place when they have come twice.
         let other = [public("B", "b"), public("C", "c")];
         read(&other);
         let (one, two) = (read(&other), read(&other));
         assert!(Arc::ptr_eq(&one[0], &two[0]) && Arc::ptr_eq(&one[1], &two[1]));
+
+        // They are looked for behind each other, however many there are.
+        let many: Vec<_> = (0..3 * NEAR)
+            .map(|n| public(&format!("V{n}"), "v"))
+            .collect();
+        read(&many);
+        let (one, two) = (read(&many), read(&many));
+        assert!(one.iter().zip(&two).all(|(one, two)| Arc::ptr_eq(one, two)));
     }
 
     #[test]
@@ -315,7 +326,8 @@ mod tests {
             2 * KNOWN + 1
         );
         assert_eq!(reader.known.variables.len(), KNOWN);
-        assert!(!format!("{reader:?}").contains("\"v\""));
+        let shown = format!("PayloadReader {{ known: {KNOWN}, .. }}");
+        assert_eq!(format!("{reader:?}"), shown);
     }
 
     #[test]
