@@ -234,6 +234,7 @@ mod tests {
             ("toggle x", 8),
             ("toggle", 3),
             ("a glr", 2),
+            ("a glue", 6),
             ("a gl", 2),
             ("a g", 2),
             ("a gx", 4),

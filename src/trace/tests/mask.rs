@@ -187,6 +187,22 @@ fn a_finished_masker_begins_anew() {
     }
 }
 
+/// The limit of a log looks back to the start of a character, and no further than such a call.
+#[test]
+fn what_is_passed_on_is_made_of_whole_characters() {
+    let input = format!("x{}", "ü€🐤 secret ".repeat(2000));
+    for mut masker in [
+        masker(&["secret"], &[]),
+        masker(&["secret"], &[]).without_prefilter(),
+        masker(&["secret", "€ "], &[]),
+        Masker::none(),
+    ] {
+        let whole = |out: &[u8]| assert!(std::str::from_utf8(out).is_ok(), "{out:?}");
+        masker.write(input.as_bytes(), whole);
+        masker.finish(whole);
+    }
+}
+
 #[test]
 fn debug_shows_no_secret() {
     let mut masker = masker(&["hidden-value"], &["hidden-prefix"]);
