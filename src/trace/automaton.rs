@@ -269,13 +269,11 @@ fn visits<A: Automaton>(automaton: &A, start: StateID, patterns: &Patterns) -> V
     let mut visits = Vec::with_capacity(patterns.total_len());
     for (index, pattern) in patterns.all().enumerate() {
         let (mut state, mut suffix) = (start, start);
-        let mut len = 0;
-        for &byte in pattern {
+        for (len, &byte) in (1..).zip(pattern) {
             state = automaton.next_state(Anchored::No, state, byte);
-            if len > 0 {
+            if len > 1 {
                 suffix = automaton.next_state(Anchored::No, suffix, byte);
             }
-            len += 1;
             let of_value = index < patterns.values();
             let node = Node {
                 state,
