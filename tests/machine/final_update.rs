@@ -253,6 +253,8 @@ fn final_429_5xx_and_lost_answers_are_repeated_for_an_hour() {
         assert!((3000 * SECOND..=3700 * SECOND).contains(&took), "{took:?}");
         assert!(count < 100, "{count} requests");
         assert!(world.notice("could not be reported"));
+        // All of the log was.
+        assert!(!world.notice("could not be sent in time"));
     }
 }
 

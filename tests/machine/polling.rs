@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gitlab_runner::machine::{Input, JobInput, PollOutcome, StepResult};
+use gitlab_runner::machine::{Input, JobInput, PollOutcome, ReplyBody, StepResult};
 use serde_json::json;
 
 use crate::world::{Reply, Sent, TOKEN, World, html, payload, reply};
@@ -34,6 +34,8 @@ fn what_a_job_request_looks_like() {
     let id = poll.header("X-Request-ID").unwrap();
     let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     assert!(id.len() == 32 && id.bytes().all(is_hex), "{id}");
+    // Some jobs are large.
+    assert_eq!(poll.reply, ReplyBody::Collect { limit: 32 << 20 });
     let body = poll.json();
     assert_eq!(body["token"], TOKEN);
     assert_eq!(body["system_id"], "s_0123456789ab");
