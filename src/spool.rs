@@ -36,8 +36,14 @@ const PIECE: usize = 256 << 10;
 /// So much is read at a time to be sent.
 const STREAMED: usize = 512 << 10;
 
+/// So many buffers are kept to be read into.
+const BUFFERS: usize = 3;
+
 /// A file without a name, which only this process can read.
-pub(crate) struct SpoolFile(Store);
+pub(crate) struct SpoolFile {
+    store: Store,
+    buffers: Arc<Buffers>,
+}
 
 enum Store {
     Disk(Mutex<Inner>),
@@ -64,12 +70,17 @@ impl SpoolFile {
     }
 
     fn on_disk(file: File, len: u64) -> Self {
-        Self(Store::Disk(Mutex::new(Inner { file, len })))
+        Self::on(Store::Disk(Mutex::new(Inner { file, len })))
+    }
+
+    fn on(store: Store) -> Self {
+        let buffers = Arc::default();
+        Self { store, buffers }
     }
 
     /// Its length in bytes.
     pub(crate) fn len(&self) -> u64 {
-        match &self.0 {
+        match &self.store {
             Store::Disk(inner) => lock(inner).len,
             Store::Memory(filled) => filled.from(0).len() as u64,
         }
@@ -77,7 +88,7 @@ impl SpoolFile {
 
     /// Whether it takes up memory, so that it should not be kept without need.
     pub(crate) fn in_memory(&self) -> bool {
-        matches!(self.0, Store::Memory(_))
+        matches!(self.store, Store::Memory(_))
     }
 
     /// Writes `chunks` from offset `start` on.
@@ -92,7 +103,7 @@ impl SpoolFile {
 
     /// What is in memory is complete.
     fn change(&self, change: impl FnOnce(&mut Inner) -> io::Result<()>) -> io::Result<()> {
-        match &self.0 {
+        match &self.store {
             Store::Disk(inner) => change(&mut lock(inner)),
             Store::Memory(_) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
         }
@@ -100,7 +111,7 @@ impl SpoolFile {
 
     /// Reads some bytes from offset `at` on; none at the end.
     fn read_at(&self, at: u64, out: &mut [u8]) -> io::Result<usize> {
-        match &self.0 {
+        match &self.store {
             Store::Disk(inner) => {
                 let mut inner = lock(inner);
                 inner.file.seek(SeekFrom::Start(at))?;
@@ -120,22 +131,26 @@ impl SpoolFile {
     ) -> impl Stream<Item = io::Result<Bytes>> {
         let start = range.start;
         let pieces = range.end.saturating_sub(start).div_ceil(STREAMED as u64);
-        let buffers = Buffers::new(at_once + 1);
         stream::iter(0..pieces)
             .map(move |number| {
                 let (file, adapter) = (Arc::clone(&self), Arc::clone(&adapter));
-                let buffers = Arc::clone(&buffers);
                 let at = start + number * STREAMED as u64;
                 let end = range.end.min(at + STREAMED as u64);
                 async move {
                     // Not where blocking is allowed: each of those threads keeps some of the memory
                     // that was allocated on it.
-                    let piece = buffers.take((end - at) as usize);
+                    let piece = file.buffers.take((end - at) as usize);
                     let read = unblock(&*adapter, move || file.read(at, piece)).await;
                     read.unwrap_or_else(|| Err(lost()))
                 }
             })
             .buffered(at_once)
+    }
+
+    /// Keeps no memory that is not used.
+    pub(crate) fn relax(&self) {
+        let free = std::mem::take(&mut *lock(&self.buffers.0));
+        drop(free);
     }
 
     /// Reads it from its start, until it is to `stop`; several may read at once.
@@ -146,7 +161,7 @@ impl SpoolFile {
     /// Fills `piece` from offset `at` on.
     fn read(&self, at: u64, mut piece: Piece) -> io::Result<Bytes> {
         let out = &mut piece.buffer[..piece.len];
-        match &self.0 {
+        match &self.store {
             Store::Disk(inner) => {
                 let mut inner = lock(inner);
                 inner.file.seek(SeekFrom::Start(at))?;
@@ -160,20 +175,12 @@ impl SpoolFile {
 
 /// What is read to be sent goes through a few buffers again and again: new ones would cost more than
 /// what is done with them.
-struct Buffers {
-    free: Mutex<Vec<Vec<u8>>>,
-    /// No more are kept.
-    most: usize,
-}
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
 
 impl Buffers {
-    fn new(most: usize) -> Arc<Self> {
-        let free = Mutex::default();
-        Arc::new(Self { free, most })
-    }
-
     fn take(self: &Arc<Self>, len: usize) -> Piece {
-        let mut buffer = lock(&self.free).pop().unwrap_or_default();
+        let mut buffer = lock(&self.0).pop().unwrap_or_default();
         if buffer.len() < len {
             buffer.resize(len, 0);
         }
@@ -200,8 +207,8 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let mut free = lock(&self.buffers.free);
-        if free.len() < self.buffers.most {
+        let mut free = lock(&self.buffers.0);
+        if free.len() < BUFFERS {
             free.push(std::mem::take(&mut self.buffer));
         }
     }
@@ -258,9 +265,9 @@ mod tests {
 
     use super::*;
 
-    fn read(file: &SpoolFile, range: Range<u64>, buffers: &Arc<Buffers>) -> io::Result<Bytes> {
+    fn read(file: &SpoolFile, range: Range<u64>) -> io::Result<Bytes> {
         let len = (range.end - range.start) as usize;
-        file.read(range.start, buffers.take(len))
+        file.read(range.start, file.buffers.take(len))
     }
 
     fn content(file: SpoolFile) -> Vec<u8> {
@@ -279,10 +286,9 @@ mod tests {
         file.append(&["ab".into(), "cd".into()]).unwrap();
         file.append(&["ef".into()]).unwrap();
         assert_eq!(file.len(), 6);
-        let buffers = Buffers::new(1);
-        assert_eq!(read(&file, 1..4, &buffers).unwrap(), "bcd");
+        assert_eq!(read(&file, 1..4).unwrap(), "bcd");
         assert_eq!(
-            read(&file, 4..7, &buffers).unwrap_err().kind(),
+            read(&file, 4..7).unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
         assert_eq!(format!("{file:?}"), "SpoolFile(6 bytes)");
@@ -295,7 +301,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
 
         let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
-        let Store::Disk(inner) = &file.0 else {
+        let Store::Disk(inner) = &file.store else {
             panic!("it is in memory");
         };
         let metadata = lock(inner).file.metadata().unwrap();
@@ -327,8 +333,7 @@ mod tests {
         assert!(room.add(b"45") && room.is_full());
         let file = Arc::new(room.finish());
         assert!(file.in_memory() && file.append(&["6".into()]).is_err());
-        let buffers = Buffers::new(1);
-        let read = read(&file, 2..5, &buffers).unwrap();
+        let read = read(&file, 2..5).unwrap();
         assert_eq!((file.len(), read), (6, "234".into()));
         let mut reader = Arc::clone(&file).reader(Stop::default());
         let (mut end, mut byte) = (Vec::new(), [0]);
@@ -366,16 +371,15 @@ mod tests {
 
         let file = SpoolFile::create(&std::env::temp_dir()).unwrap();
         file.append(&["0123456789".into()]).unwrap();
-        let buffers = Buffers::new(1);
-        let first = read(&file, 0..10, &buffers).unwrap();
+        let first = read(&file, 0..10).unwrap();
         let at = first.as_ptr();
         let part = first.slice(3..);
         drop(first);
-        assert_ne!(read(&file, 0..10, &buffers).unwrap().as_ptr(), at);
+        assert_ne!(read(&file, 0..10).unwrap().as_ptr(), at);
         assert_eq!(part, "3456789");
         drop(part);
-        assert_eq!(lock(&buffers.free).len(), 1);
-        let (short, long) = (read(&file, 0..2, &buffers), read(&file, 2..10, &buffers));
+        assert_eq!(lock(&file.buffers.0).len(), 2);
+        let (short, long) = (read(&file, 0..2), read(&file, 2..10));
         assert_eq!(
             (short.unwrap(), long.unwrap()),
             ("01".into(), "23456789".into())

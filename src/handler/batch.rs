@@ -9,42 +9,88 @@ const MOST: usize = 4 << 10;
 const FIRST: usize = 512;
 
 /// What is still to be written to a spool.
-#[derive(Default)]
-pub(super) struct Batch(Vec<u8>);
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    /// Whether all of it is known to be text.
+    is_text: bool,
+    /// Whether what came before it ended a line.
+    follows_line: bool,
+}
+
+/// What is to be written.
+#[derive(Clone, Copy)]
+pub(super) struct Piece<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Whether it is known to be text, so that nobody need look.
+    pub(super) is_text: bool,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            is_text: true,
+            follows_line: true,
+        }
+    }
+}
 
 impl Batch {
-    /// Takes `bytes` if there is room for them, as is nearly always so.
-    #[inline]
-    pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
-        let fits = bytes.len() <= self.0.capacity() - self.0.len();
+    /// Takes `piece` if there is room for it, as is nearly always so.
+    #[inline(always)]
+    pub(super) fn take(&mut self, piece: Piece<'_>) -> bool {
+        let fits = piece.bytes.len() <= self.bytes.capacity() - self.bytes.len();
         if fits {
-            self.0.extend_from_slice(bytes);
+            self.bytes.extend_from_slice(piece.bytes);
+            self.is_text &= piece.is_text;
         }
         fits
     }
 
-    /// Takes `bytes` and makes room for them, or writes them to `spool`.
-    pub(super) fn add(&mut self, bytes: &[u8], spool: &mut TraceSpool) {
-        if self.0.len() + bytes.len() > MOST {
+    /// Takes `piece` and makes room for it, or writes it to `spool`.
+    pub(super) fn add(&mut self, piece: Piece<'_>, spool: &mut TraceSpool) {
+        let Piece { bytes, is_text } = piece;
+        if self.bytes.len() + bytes.len() > MOST {
             self.empty(spool);
         }
         if bytes.len() > MOST {
+            self.follows_line = ends_line(bytes);
             spool.write(bytes);
             return;
         }
-        let wanted = (self.0.len() + bytes.len()).max(2 * self.0.capacity());
+        let wanted = (self.bytes.len() + bytes.len()).max(2 * self.bytes.capacity());
         let wanted = wanted.clamp(FIRST, MOST);
-        self.0.reserve_exact(wanted - self.0.len());
-        self.0.extend_from_slice(bytes);
+        self.bytes.reserve_exact(wanted - self.bytes.len());
+        self.bytes.extend_from_slice(bytes);
+        self.is_text &= is_text;
     }
 
     /// Writes all of it to `spool`.
     pub(super) fn empty(&mut self, spool: &mut TraceSpool) {
-        if !self.0.is_empty() {
-            spool.write(&self.0);
-            self.0.clear();
+        if self.bytes.is_empty() {
+            return;
+        }
+        match self.is_text {
+            true => spool.write_text(&self.bytes),
+            false => spool.write(&self.bytes),
+        }
+        self.follows_line = self.at_line_start();
+        self.is_text = true;
+        self.bytes.clear();
+    }
+
+    /// Whether the next byte begins a line.
+    pub(super) fn at_line_start(&self) -> bool {
+        match &self.bytes[..] {
+            [] => self.follows_line,
+            bytes => ends_line(bytes),
         }
     }
+}
+
+/// Behind the marker of a section GitLab's viewer begins a line.
+fn ends_line(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"\n") || bytes.ends_with(b"\r\x1b[0K")
 }
 
 #[cfg(test)]
@@ -65,12 +111,16 @@ mod tests {
                 at => at * 7 % 300,
             };
             let part = vec![b'a' + (n % 26) as u8; len];
-            if !batch.take(&part) {
-                batch.add(&part, &mut spool);
+            let piece = Piece {
+                bytes: &part,
+                is_text: n % 3 > 0,
+            };
+            if !batch.take(piece) {
+                batch.add(piece, &mut spool);
             }
             written.extend_from_slice(&part);
-            assert!(batch.0.capacity() <= MOST, "{}", batch.0.capacity());
-            assert_eq!(spool.mark().len, (written.len() - batch.0.len()) as u64);
+            assert!(batch.bytes.capacity() <= MOST, "{}", batch.bytes.capacity());
+            assert_eq!(spool.mark().len, (written.len() - batch.bytes.len()) as u64);
         }
         batch.empty(&mut spool);
         let len = spool.finish().len;

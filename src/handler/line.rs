@@ -7,7 +7,6 @@ const KEPT: usize = 64 << 10;
 
 /// Takes what is formatted, at about half of what it costs with a `String`: lines come in pieces of
 /// a few bytes, and there are many.
-#[derive(Default)]
 pub(super) struct LineBuffer {
     /// What is behind `len` is left from earlier lines.
     bytes: Vec<u8>,
@@ -15,6 +14,13 @@ pub(super) struct LineBuffer {
 }
 
 impl LineBuffer {
+    pub(super) const fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            len: 0,
+        }
+    }
+
     /// Makes it empty.
     pub(super) fn clear(&mut self) {
         self.len = 0;
@@ -39,10 +45,10 @@ impl LineBuffer {
 
 impl fmt::Write for LineBuffer {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
-        let (start, end) = (self.len, self.len + piece.len());
-        match self.bytes.get_mut(start..end) {
+        let space = self.bytes.get_mut(self.len..);
+        match space.and_then(|space| space.get_mut(..piece.len())) {
             Some(space) => {
-                self.len = end;
+                self.len += piece.len();
                 space.copy_from_slice(piece.as_bytes());
             }
             None => self.grow(piece),
@@ -52,12 +58,13 @@ impl fmt::Write for LineBuffer {
 
     fn write_char(&mut self, char: char) -> fmt::Result {
         // Mostly what a number is filled up with.
-        match (u8::try_from(char), self.bytes.get_mut(self.len)) {
-            (Ok(byte @ ..=0x7F), Some(space)) => {
-                *space = byte;
-                self.len += 1;
-            }
-            _ => self.grow(char.encode_utf8(&mut [0; 4])),
+        if char.is_ascii()
+            && let Some(space) = self.bytes.get_mut(self.len)
+        {
+            *space = char as u8;
+            self.len += 1;
+        } else {
+            self.grow(char.encode_utf8(&mut [0; 4]));
         }
         Ok(())
     }
@@ -71,7 +78,7 @@ mod tests {
 
     #[test]
     fn it_takes_what_a_string_takes() {
-        let mut buffer = LineBuffer::default();
+        let mut buffer = LineBuffer::new();
         for width in (0..300).chain([5_000, 60_000, 3]) {
             let (number, text) = (width * 7, "─ü🐤a".repeat(width % 5));
             let wanted = format!("{number:>width$}|{text:ü<width$}{}", '🐤');

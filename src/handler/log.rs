@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use super::batch::Batch;
+use super::batch::{Batch, Piece};
 use crate::{
     adapter::{Adapter, Body},
     ids::JobId,
@@ -66,8 +66,6 @@ enum Inner {
         spool: TraceSpool,
         /// What is still to be written to it.
         batch: Batch,
-        /// Whether the last bytes ended a line, or a section.
-        at_line_start: bool,
     },
     /// Nothing is written any more, but still sent.
     Finished {
@@ -131,7 +129,6 @@ impl JobLog {
         *inner = Inner::Open {
             spool,
             batch: Batch::default(),
-            at_line_start: true,
         };
         drop(inner);
         for line in early {
@@ -146,17 +143,18 @@ impl JobLog {
 
     /// Writes bytes as they are.
     pub(crate) fn write(&self, stream: TraceStream, bytes: &[u8]) {
-        if let Some(grown) = self.append(stream, bytes) {
+        let is_text = false;
+        if let Some(grown) = self.append(stream, Piece { bytes, is_text }) {
             self.attend(grown);
         }
     }
 
     /// The same, but [`attend`](Self::attend) is to be called with what it gives: that may do
     /// anything, as this does not.
-    #[inline]
-    pub(super) fn append(&self, stream: TraceStream, bytes: &[u8]) -> Option<Grown> {
+    #[inline(always)]
+    pub(super) fn append(&self, stream: TraceStream, piece: Piece<'_>) -> Option<Grown> {
         let inner = &mut *lock(&self.inner);
-        self.append_to(inner, stream, bytes)
+        self.append_to(inner, stream, piece)
     }
 
     /// Writes a line of the runner, on a line of its own; kept if there is no spool yet.
@@ -166,15 +164,19 @@ impl JobLog {
             let start = match inner {
                 Inner::Early(early) => return early.push(line),
                 // With timestamps the runner has lines of its own.
-                Inner::Open {
-                    at_line_start: false,
-                    spool,
-                    ..
-                } if !spool.has_timestamps() => "\n",
+                Inner::Open { spool, batch }
+                    if !spool.has_timestamps() && !batch.at_line_start() =>
+                {
+                    "\n"
+                }
                 _ => "",
             };
             let line = [start, &line, "\n"].concat();
-            self.append_to(inner, TraceStream::Runner, line.as_bytes())
+            let piece = Piece {
+                bytes: line.as_bytes(),
+                is_text: true,
+            };
+            self.append_to(inner, TraceStream::Runner, piece)
         };
         if let Some(grown) = grown {
             self.attend(grown);
@@ -194,7 +196,7 @@ impl JobLog {
     pub(crate) fn mark(&self) -> TraceMark {
         match &mut *lock(&self.inner) {
             Inner::Early(_) => TraceMark::default(),
-            Inner::Open { spool, batch, .. } => {
+            Inner::Open { spool, batch } => {
                 batch.empty(spool);
                 spool.mark()
             }
@@ -211,7 +213,6 @@ impl JobLog {
                 Inner::Open {
                     mut spool,
                     mut batch,
-                    ..
                 } => {
                     batch.empty(&mut spool);
                     let mark = spool.finish();
@@ -241,6 +242,11 @@ impl JobLog {
             }
             Inner::Early(_) | Inner::Closed(_) => return None,
         };
+        if stored.is_empty()
+            && let Some(file) = &*lock(&self.spilled)
+        {
+            file.relax();
+        }
         if stored.is_empty() && chunks.len() == 1 {
             return chunks.pop().map(Body::Full);
         }
@@ -325,25 +331,14 @@ impl JobLog {
     }
 
     #[inline(always)]
-    fn append_to(&self, inner: &mut Inner, stream: TraceStream, bytes: &[u8]) -> Option<Grown> {
-        let Inner::Open {
-            spool,
-            batch,
-            at_line_start,
-        } = inner
-        else {
+    fn append_to(&self, inner: &mut Inner, stream: TraceStream, piece: Piece<'_>) -> Option<Grown> {
+        let Inner::Open { spool, batch } = inner else {
             return None;
         };
-        *at_line_start = match bytes.last() {
-            Some(b'\n') => true,
-            // Behind the marker of a section GitLab's viewer begins a line.
-            Some(_) => bytes.ends_with(b"\r\x1b[0K"),
-            None => *at_line_start,
-        };
         // With timestamps there never is room.
-        let in_memory = match batch.take(bytes) {
+        let in_memory = match batch.take(piece) {
             true => 0,
-            false => self.append_more(spool, batch, stream, bytes),
+            false => self.append_more(spool, batch, stream, piece),
         };
         let is_news = in_memory >= SWOLLEN || !self.awake.load(Ordering::SeqCst);
         is_news.then_some(Grown { in_memory })
@@ -356,13 +351,13 @@ impl JobLog {
         spool: &mut TraceSpool,
         batch: &mut Batch,
         stream: TraceStream,
-        bytes: &[u8],
+        piece: Piece<'_>,
     ) -> u64 {
         if spool.has_timestamps() {
             // Where a write ends makes a difference there.
-            spool.write_from(stream, bytes, (self.clock)());
+            spool.write_from(stream, piece.bytes, (self.clock)());
         } else {
-            batch.add(bytes, spool);
+            batch.add(piece, spool);
         }
         spool.in_memory()
     }

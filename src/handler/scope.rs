@@ -19,7 +19,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{line::LineBuffer, log::JobLog};
+use super::{batch::Piece, line::LineBuffer, log::JobLog};
 use crate::{ids::JobId, trace::TraceStream};
 
 thread_local! {
@@ -28,7 +28,7 @@ thread_local! {
     #[cfg(feature = "tracing")]
     static TAKEN: Cell<bool> = const { Cell::new(false) };
     /// Lines are put together here, so that there is no allocation for each of them.
-    static LINE: Cell<Option<Box<LineBuffer>>> = const { Cell::new(None) };
+    static LINE: RefCell<LineBuffer> = const { RefCell::new(LineBuffer::new()) };
 }
 
 /// Writes one line into the log of the running job.
@@ -144,20 +144,31 @@ pub fn in_job() -> bool {
 /// Writes a line into the log of the job on whose behalf the calling code runs.
 #[doc(hidden)]
 pub fn output_line(line: fmt::Arguments<'_>) {
-    // Taken out, since what is printed may itself print lines.
-    let mut buffer = LINE.take().unwrap_or_default();
-    if buffer.write_fmt(line).is_ok() && buffer.write_char('\n').is_ok() {
-        let news = CURRENT.with_borrow(|current| {
-            let log = current.as_ref()?;
-            let grown = log.append(TraceStream::Stdout, buffer.as_bytes())?;
-            Some((Arc::clone(log), grown))
-        });
-        if let Some((log, grown)) = news {
-            log.attend(grown);
-        }
-    }
+    LINE.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut buffer) => put_together(&mut buffer, line),
+        // What is printed may itself print lines.
+        Err(_) => put_together(&mut LineBuffer::new(), line),
+    });
+}
+
+#[inline(always)]
+fn put_together(buffer: &mut LineBuffer, line: fmt::Arguments<'_>) {
     buffer.clear();
-    LINE.set(Some(buffer));
+    if buffer.write_fmt(line).is_err() || buffer.write_char('\n').is_err() {
+        return;
+    }
+    let news = CURRENT.with_borrow(|current| {
+        let log = current.as_ref()?;
+        let piece = Piece {
+            bytes: buffer.as_bytes(),
+            is_text: true,
+        };
+        let grown = log.append(TraceStream::Stdout, piece)?;
+        Some((Arc::clone(log), grown))
+    });
+    if let Some((log, grown)) = news {
+        log.attend(grown);
+    }
 }
 
 /// Who is called on behalf of what: the job's log, and what `tracing` needs to know.

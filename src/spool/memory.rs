@@ -80,7 +80,7 @@ impl Filled {
     }
 
     pub(crate) fn finish(self) -> SpoolFile {
-        SpoolFile(Store::Memory(self))
+        SpoolFile::on(Store::Memory(self))
     }
 
     pub(super) fn from(&self, at: u64) -> &[u8] {

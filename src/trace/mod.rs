@@ -112,6 +112,17 @@ impl TraceSpool {
         self.write_from(TraceStream::Stdout, bytes, WallTime::default());
     }
 
+    /// As [`write`](Self::write), for bytes that are known to be UTF-8.
+    pub(crate) fn write_text(&mut self, text: &[u8]) {
+        if self.finished || self.stamps.is_some() {
+            self.write(text);
+        } else if !self.store.limited {
+            let (masker, store) = (&mut self.masker, &mut self.store);
+            self.repair
+                .write_valid(text, |valid| masker.write(valid, |out| store.push(out)));
+        }
+    }
+
     /// As [`write`](Self::write), for what came from this stream at this time; both count if there
     /// are [timestamps](Self::with_timestamps).
     pub fn write_from(&mut self, stream: TraceStream, bytes: &[u8], now: WallTime) {

@@ -14,7 +14,24 @@ pub(super) struct Repair {
 }
 
 impl Repair {
-    pub(super) fn write(&mut self, input: &[u8], mut out: impl FnMut(&[u8])) {
+    pub(super) fn write(&mut self, input: &[u8], out: impl FnMut(&[u8])) {
+        // As most of a log is, and at half of what it costs to look at characters.
+        match input.is_ascii() {
+            true => self.write_valid(input, out),
+            false => self.repair(input, out),
+        }
+    }
+
+    /// As [`write`](Self::write), for what is known to be made of whole characters.
+    pub(super) fn write_valid(&mut self, input: &[u8], mut out: impl FnMut(&[u8])) {
+        if self.len > 0 {
+            self.repair(input, out);
+        } else if !input.is_empty() {
+            out(input);
+        }
+    }
+
+    fn repair(&mut self, input: &[u8], mut out: impl FnMut(&[u8])) {
         let mut input = if self.len == 0 {
             input
         } else {
