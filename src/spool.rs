@@ -12,7 +12,7 @@ mod writer;
 use std::{
     fmt,
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, IoSlice, Read, Seek, SeekFrom, Write},
     ops::Range,
     path::Path,
     sync::{Arc, Mutex},
@@ -225,12 +225,23 @@ fn unnamed(dir: &Path) -> io::Result<File> {
 
 impl Inner {
     fn write(&mut self, start: u64, chunks: &[Bytes]) -> io::Result<()> {
+        let mut slices: Vec<_> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+        let mut slices = &mut slices[..];
         let mut end = start;
         self.file.seek(SeekFrom::Start(start))?;
-        for chunk in chunks {
-            self.file.write_all(chunk)?;
-            end += chunk.len() as u64;
-            self.len = self.len.max(end);
+        // What is empty would be taken for the end.
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match self.file.write_vectored(slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut slices, written);
+                    end += written as u64;
+                    self.len = self.len.max(end);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -283,7 +294,9 @@ mod tests {
     fn what_is_appended_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let file = Arc::new(SpoolFile::create(dir.path()).unwrap());
-        file.append(&["ab".into(), "cd".into()]).unwrap();
+        file.append(&["".into(), "ab".into(), "".into(), "cd".into()])
+            .unwrap();
+        file.append(&["".into()]).unwrap();
         file.append(&["ef".into()]).unwrap();
         assert_eq!(file.len(), 6);
         assert_eq!(read(&file, 1..4).unwrap(), "bcd");

@@ -4,7 +4,7 @@
 use crate::trace::TraceSpool;
 
 /// So much is written to a spool at once, if nobody asks for it before.
-const MOST: usize = 4 << 10;
+const MOST: usize = 8 << 10;
 /// To begin with, there is room for so much.
 const FIRST: usize = 512;
 

@@ -53,9 +53,9 @@ pub(crate) enum LogNews {
 }
 
 /// So much of a log stays in memory.
-const HOT: u64 = 256 << 10;
-/// With so much, what is older is stored.
-const SWOLLEN: u64 = HOT + (256 << 10);
+const HOT: u64 = 64 << 10;
+/// With so much, what is older is stored: a thread has to be woken each time.
+const SWOLLEN: u64 = 512 << 10;
 /// Who writes faster than they are stored has to store them.
 const MOST: u64 = 1 << 20;
 
@@ -335,10 +335,11 @@ impl JobLog {
         let Inner::Open { spool, batch } = inner else {
             return None;
         };
+        let Piece { bytes, is_text } = piece;
         // With timestamps there never is room.
         let in_memory = match batch.take(piece) {
             true => 0,
-            false => self.append_more(spool, batch, stream, piece),
+            false => self.append_more(spool, batch, stream, bytes, is_text),
         };
         let is_news = in_memory >= SWOLLEN || !self.awake.load(Ordering::SeqCst);
         is_news.then_some(Grown { in_memory })
@@ -351,13 +352,14 @@ impl JobLog {
         spool: &mut TraceSpool,
         batch: &mut Batch,
         stream: TraceStream,
-        piece: Piece<'_>,
+        bytes: &[u8],
+        is_text: bool,
     ) -> u64 {
         if spool.has_timestamps() {
             // Where a write ends makes a difference there.
-            spool.write_from(stream, piece.bytes, (self.clock)());
+            spool.write_from(stream, bytes, (self.clock)());
         } else {
-            batch.add(piece, spool);
+            batch.add(Piece { bytes, is_text }, spool);
         }
         spool.in_memory()
     }

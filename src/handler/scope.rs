@@ -19,16 +19,63 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{batch::Piece, line::LineBuffer, log::JobLog};
+use super::{
+    batch::Piece,
+    line::LineBuffer,
+    log::{Grown, JobLog},
+};
 use crate::{ids::JobId, trace::TraceStream};
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<JobLog>>> = const { RefCell::new(None) };
+    static HERE: Here = const { Here::new() };
+    /// Whether there is a job, which is asked for each line.
+    static IN_JOB: Cell<bool> = const { Cell::new(false) };
     /// Whether a layer has found a job for the line that is an event just now.
     #[cfg(feature = "tracing")]
     static TAKEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What belongs to a thread.
+struct Here {
+    /// That of the job on whose behalf it runs just now.
+    log: RefCell<Option<Arc<JobLog>>>,
     /// Lines are put together here, so that there is no allocation for each of them.
-    static LINE: RefCell<LineBuffer> = const { RefCell::new(LineBuffer::new()) };
+    line: RefCell<LineBuffer>,
+}
+
+impl Here {
+    const fn new() -> Self {
+        Self {
+            log: RefCell::new(None),
+            line: RefCell::new(LineBuffer::new()),
+        }
+    }
+
+    #[inline(always)]
+    fn append(
+        &self,
+        buffer: &mut LineBuffer,
+        line: fmt::Arguments<'_>,
+    ) -> Option<(Arc<JobLog>, Grown)> {
+        buffer.clear();
+        buffer.write_fmt(line).ok()?;
+        buffer.write_char('\n').ok()?;
+        let piece = Piece {
+            bytes: buffer.as_bytes(),
+            is_text: true,
+        };
+        let log = self.log.borrow();
+        let log = log.as_ref()?;
+        let grown = log.append(TraceStream::Stdout, piece)?;
+        Some((Arc::clone(log), grown))
+    }
+
+    /// For a line that is printed while another one is put together.
+    #[cold]
+    #[inline(never)]
+    fn append_inner(&self, line: fmt::Arguments<'_>) -> Option<(Arc<JobLog>, Grown)> {
+        self.append(&mut LineBuffer::new(), line)
+    }
 }
 
 /// Writes one line into the log of the running job.
@@ -95,7 +142,7 @@ macro_rules! __output_event {
 /// The log of `job` if the calling code runs on its behalf.
 #[cfg(feature = "tracing")]
 pub(super) fn current_log(job: JobId) -> Option<Weak<JobLog>> {
-    let current = CURRENT.try_with(|current| current.borrow().as_ref().map(Arc::downgrade));
+    let current = HERE.try_with(|here| here.log.borrow().as_ref().map(Arc::downgrade));
     let log = current.ok().flatten()?;
     (log.upgrade()?.job() == job).then_some(log)
 }
@@ -134,39 +181,20 @@ pub fn stray_line_ends() {
 
 /// Whether the calling code runs on behalf of a job.
 #[doc(hidden)]
+#[inline]
 pub fn in_job() -> bool {
-    // At the very end of a thread there is no such thing any more.
-    CURRENT
-        .try_with(|current| current.borrow().is_some())
-        .unwrap_or(false)
+    IN_JOB.get()
 }
 
 /// Writes a line into the log of the job on whose behalf the calling code runs.
 #[doc(hidden)]
 pub fn output_line(line: fmt::Arguments<'_>) {
-    LINE.with(|buffer| match buffer.try_borrow_mut() {
-        Ok(mut buffer) => put_together(&mut buffer, line),
-        // What is printed may itself print lines.
-        Err(_) => put_together(&mut LineBuffer::new(), line),
+    // At the very end of a thread there is no such thing any more.
+    let news = HERE.try_with(|here| match here.line.try_borrow_mut() {
+        Ok(mut buffer) => here.append(&mut buffer, line),
+        Err(_) => here.append_inner(line),
     });
-}
-
-#[inline(always)]
-fn put_together(buffer: &mut LineBuffer, line: fmt::Arguments<'_>) {
-    buffer.clear();
-    if buffer.write_fmt(line).is_err() || buffer.write_char('\n').is_err() {
-        return;
-    }
-    let news = CURRENT.with_borrow(|current| {
-        let log = current.as_ref()?;
-        let piece = Piece {
-            bytes: buffer.as_bytes(),
-            is_text: true,
-        };
-        let grown = log.append(TraceStream::Stdout, piece)?;
-        Some((Arc::clone(log), grown))
-    });
-    if let Some((log, grown)) = news {
+    if let Ok(Some((log, grown))) = news {
         log.attend(grown);
     }
 }
@@ -207,14 +235,22 @@ struct Entered(Option<Arc<JobLog>>);
 
 impl Entered {
     fn new(log: &Arc<JobLog>) -> Self {
-        Self(CURRENT.replace(Some(Arc::clone(log))))
+        Self(enter(Some(Arc::clone(log))))
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        CURRENT.set(self.0.take());
+        enter(self.0.take());
     }
+}
+
+/// Gives what was current before.
+fn enter(log: Option<Arc<JobLog>>) -> Option<Arc<JobLog>> {
+    let is_some = log.is_some();
+    let before = HERE.with(|here| here.log.replace(log));
+    IN_JOB.set(is_some);
+    before
 }
 
 /// Polls a future, and drops it, on behalf of a job.

@@ -42,9 +42,8 @@ impl Blocking {
 
     /// Does `work` some time.
     pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
-        if let Some(thread) = self.queue(work) {
-            self.adapter.spawn(thread);
-        }
+        // Nobody waits for it to end.
+        drop(self.queue(work));
     }
 
     /// Another thread, if there may be one more.

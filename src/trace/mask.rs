@@ -53,7 +53,7 @@ use super::{
 pub(super) const MASK: &[u8] = b"[MASKED]";
 
 /// Long writes are taken in pieces, which bounds the list of spans.
-const PIECE: usize = 4 << 10;
+const PIECE: usize = 8 << 10;
 /// So much is looked at by an automaton before the vectorized search has another try, ...
 const SCANNED: usize = 64;
 /// ... at first on a short piece. Each that is clean doubles the next one, so that where starts of
