@@ -1,5 +1,7 @@
 //! Makes any bytes valid UTF-8, write by write.
 
+use std::mem;
+
 /// As many replacement characters as one bad sequence can have bytes.
 const REPLACEMENTS: &[u8] = "\u{FFFD}\u{FFFD}\u{FFFD}".as_bytes();
 const REPLACEMENT_LEN: usize = REPLACEMENTS.len() / 3;
@@ -57,10 +59,7 @@ impl Repair {
 
     /// No more bytes come: a character without its end is invalid, byte by byte.
     pub(super) fn finish(&mut self, mut out: impl FnMut(&[u8])) {
-        if self.len > 0 {
-            replace(self.len, &mut out);
-            self.len = 0;
-        }
+        replace(mem::take(&mut self.len), &mut out);
     }
 
     /// Decides on the partial character with the help of `input`, and returns the rest of that.

@@ -35,7 +35,7 @@ impl PayloadError {
     }
 
     pub(super) fn unreadable(body: &[u8], error: &serde_json::Error) -> Self {
-        let mut problem = match error.classify() {
+        let problem = match error.classify() {
             Category::Eof => "it ends too early".to_owned(),
             Category::Data => match expectation(&error.to_string()) {
                 Some(expectation) => format!("expected {expectation}"),
@@ -44,9 +44,7 @@ impl PayloadError {
             Category::Syntax | Category::Io => "it is not JSON that can be read".to_owned(),
         };
         let (line, column) = (error.line(), error.column());
-        if line > 0 {
-            problem.push_str(&format!(", line {line} column {column}"));
-        }
+        let problem = format!("{problem}, line {line} column {column}");
         Self::at(body, path(before(body, line, column)), problem)
     }
 
