@@ -408,6 +408,10 @@ mod tests {
         }
         let (last, whole) = expander.text("$a");
         assert!(!whole && last.len() < long.len(), "{}", last.len());
+        // But for a little for each.
+        let rest = |len| "x".repeat(len) + "$none";
+        assert_eq!(expander.text(&rest(4096)), ("x".repeat(4096), true));
+        assert_eq!(expander.text(&rest(4097)), ("x".repeat(4096), false));
         // A reference too many.
         let mut expander = Expander::new(variables());
         assert!(!expander.text(&"$none".repeat(MAX_STEPS as usize + 1)).1);

@@ -310,6 +310,11 @@ mod tests {
         read(&many);
         let (one, two) = (read(&many), read(&many));
         assert!(one.iter().zip(&two).all(|(one, two)| Arc::ptr_eq(one, two)));
+        // And not far off.
+        for (next, is_near) in [(NEAR, true), (NEAR + 1, false)] {
+            let read = read(&[many[0].clone(), many[next].clone()]);
+            assert_eq!(Arc::ptr_eq(&read[1], &two[next]), is_near, "{next}");
+        }
     }
 
     #[test]

@@ -145,7 +145,7 @@ fn places_are_named_precisely() {
         ("null", "the body (expected an object)"),
         ("[]", "the body (expected an object)"),
         ("5", "the body (expected an object"),
-        ("[1]", "the body (expected an object"),
+        (r#"[{"key":"#, "the body (it ends too early"),
         ("<html>", "the body (it is not JSON"),
     ] {
         let error = error(body.as_bytes()).to_string();
