@@ -191,7 +191,7 @@ impl Plan {
             weather,
             trace_limit,
             is_overheard: dice.has("overheard", 15),
-            is_recorded: dice.has("recorded", 2),
+            is_recorded: dice.has("recorded", 1),
             parts: dice.into_parts(),
         };
         // An answer that is lost costs the token, a second runner loses its own by it, and an old server
