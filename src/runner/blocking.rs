@@ -42,8 +42,9 @@ impl Blocking {
 
     /// Does `work` some time.
     pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
-        // Nobody waits for it to end.
-        drop(self.queue(work));
+        if let Some(thread) = self.queue(work) {
+            self.adapter.spawn(thread);
+        }
     }
 
     /// Another thread, if there may be one more.
