@@ -1,20 +1,17 @@
 //! The one task between the machine and the world.
 //!
 //! It takes what happened out of the [`Inbox`], tells the machine, and does what the machine says:
-//! spawns a task for each request and each job. It never waits for any of them.
+//! sends requests, and spawns a task for each job. It never waits for any of them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    future,
     panic::{self, AssertUnwindSafe},
     sync::Arc,
-    task::Poll,
 };
 
 use futures::{
     StreamExt,
     channel::{mpsc, oneshot},
-    future::{AbortHandle, BoxFuture},
     stream,
 };
 
@@ -26,7 +23,9 @@ use super::{
     notice,
     packed::Packed,
     process::{Make, Process},
+    requests::Requests,
     shared::Shared,
+    sleep::Sleep,
     task::{self, Order, Task},
 };
 use crate::{
@@ -54,7 +53,7 @@ pub(super) struct Driver {
     options: Arc<task::Options>,
     now: Time,
     jobs: BTreeMap<JobId, JobEntry>,
-    requests: BTreeMap<RequestId, AbortHandle>,
+    requests: Requests,
     downloads: BTreeMap<DownloadId, Download>,
     /// Logs whose growth is looked for at each turn, until they are found at rest.
     growing: Vec<JobId>,
@@ -97,16 +96,17 @@ impl Driver {
         calls: Calls,
     ) -> Self {
         let now = adapter.now();
+        let options = Arc::new(options);
         Self {
             adapter,
             shared,
             inbox,
             machine,
             run_list,
-            options: Arc::new(options),
+            requests: Requests::new(&options),
+            options,
             now,
             jobs: BTreeMap::new(),
-            requests: BTreeMap::new(),
             downloads: BTreeMap::new(),
             growing: Vec::new(),
             run: None,
@@ -121,32 +121,16 @@ impl Driver {
 
     /// Runs until the machine has stopped for good.
     pub(super) async fn drive(mut self, context: Context) {
-        let inbox = Arc::clone(&self.inbox);
+        let mut sleep = Sleep::new(&self.adapter, &self.inbox);
         let mut messages = Vec::new();
-        let mut sleep: Option<(Time, BoxFuture<'static, ()>)> = None;
         loop {
             context.run(|| self.turn(&mut messages));
             if self.stopped {
                 return;
             }
-            let deadline = self.machine.poll_timeout().map(|(deadline, _)| deadline);
-            if sleep.as_ref().map(|(at, _)| *at) != deadline {
-                sleep = deadline.map(|at| (at, self.adapter.sleep_until(at)));
-            }
-            let slept = future::poll_fn(|cx| {
-                if inbox.poll_message(cx.waker()).is_ready() {
-                    return Poll::Ready(false);
-                }
-                match &mut sleep {
-                    Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| true),
-                    None => Poll::Pending,
-                }
-            })
-            .await;
-            if slept {
-                // It must not be polled again.
-                sleep = None;
-            }
+            let machine = self.machine.poll_timeout().map(|(deadline, _)| deadline);
+            let deadline = machine.into_iter().chain(self.requests.deadline()).min();
+            sleep.until(deadline).await;
         }
     }
 
@@ -165,6 +149,9 @@ impl Driver {
         {
             self.machine.handle_input(self.now, Input::Timeout);
         }
+        while let Some(answer) = self.requests.expired(self.now) {
+            self.machine.handle_input(self.now, answer);
+        }
         // Before anybody hears of anything: who is told of a job finds it counted.
         self.shared.set_running(self.machine.stats().jobs);
         while let Some(output) = self.machine.poll_output() {
@@ -176,14 +163,19 @@ impl Driver {
     fn on_message(&mut self, message: Message) {
         match message {
             Message::Input(Input::Reply { request, .. } | Input::Failed { request, .. })
-                if self.requests.remove(&request).is_none() => {}
+                if !self.requests.answered(request) => {}
             Message::Input(input) => self.machine.handle_input(self.now, input),
+            Message::Ready(slot) => {
+                if let Some(answer) = self.requests.poll(slot) {
+                    self.machine.handle_input(self.now, answer);
+                }
+            }
             Message::Spooled {
                 request,
                 download,
                 file,
             } => {
-                if self.requests.remove(&request).is_some()
+                if self.requests.answered(request)
                     && let Some(entry) = self.downloads.get_mut(&download)
                 {
                     let len = file.len();
@@ -317,11 +309,7 @@ impl Driver {
             } => {
                 self.send(request, http, reply, limit);
             }
-            Output::Forget(request) => {
-                if let Some(abort) = self.requests.remove(&request) {
-                    abort.abort();
-                }
-            }
+            Output::Forget(request) => self.requests.forget(request),
             Output::Job {
                 job,
                 output: JobOutput::Start(payload),
@@ -377,9 +365,7 @@ impl Driver {
             reply,
             limit,
         };
-        let (task, abort) = exchange::task(&self.options, call);
-        self.requests.insert(request, abort);
-        self.adapter.spawn(task);
+        self.requests.send(self.now, call);
     }
 
     fn spill(&self, job: JobId) {
@@ -574,9 +560,6 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        for abort in self.requests.values() {
-            abort.abort();
-        }
         for (job, entry) in &self.jobs {
             self.run_list.remove(*job, &entry.log);
         }

@@ -1,23 +1,24 @@
-//! One HTTP request and its reply, on the adapter and within its time.
+//! One HTTP request and its reply in a task of its own, on the adapter and within its time.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
     sync::Arc,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{
     FutureExt, StreamExt,
     future::{AbortHandle, Abortable, BoxFuture, Either, select},
     stream::{self, BoxStream},
 };
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 
 use super::{
     inbox::{Inbox, Message},
     progress::Progress,
+    reply::Reading,
     task::Options,
 };
 use crate::{
@@ -72,13 +73,12 @@ async fn exchange(options: &Options, call: Call) -> Result<Message, TransportErr
         .send(http.map(|body| progress.watched(body)));
     let reply = in_time(reply, &mut over).await?;
     progress.replied();
-    let (parts, body) = reply.into_parts();
     let request = call.request;
     let limit = match call.reply {
         ReplyBody::Spool {
             download, least, ..
-        } if parts.status == StatusCode::OK => {
-            let file = spool(options, body, least, &progress);
+        } if reply.status() == StatusCode::OK => {
+            let file = spool(options, reply.into_body(), least, &progress);
             let file = in_time(file, &mut over).await?;
             return Ok(Message::Spooled {
                 request,
@@ -88,7 +88,12 @@ async fn exchange(options: &Options, call: Call) -> Result<Message, TransportErr
         }
         ReplyBody::Spool { limit, .. } | ReplyBody::Collect { limit } => limit,
     };
-    let response = Response::from_parts(parts, collect(body, limit, over).await);
+    let mut reading = Reading::new(reply, limit);
+    let whole = match select(poll_fn(|cx| reading.poll(cx)), over).await {
+        Either::Left((whole, _)) => Some(whole),
+        Either::Right(_) => None,
+    };
+    let response = whole.unwrap_or_else(|| reading.finish());
     Ok(Message::Input(Input::Reply { request, response }))
 }
 
@@ -99,40 +104,20 @@ async fn in_time<T>(
 ) -> Result<T, TransportError> {
     match select(pin!(work), over).await {
         Either::Left((outcome, _)) => outcome,
-        Either::Right(((), _)) => Err(TransportError::new(
-            TransportErrorKind::Timeout,
-            true,
-            "no complete reply in time",
-        )),
+        Either::Right(((), _)) => Err(out_of_time()),
     }
 }
 
-/// At most `limit` bytes of `body`. What came before the connection broke, or the time was over,
-/// counts: the head of a reply says most, and a job that GitLab has assigned must not be lost with
-/// the end of it.
-async fn collect(body: Body, limit: usize, mut over: Pin<&mut impl Future<Output = ()>>) -> Bytes {
-    let mut chunks = match body {
-        Body::Empty => return Bytes::new(),
-        Body::Full(bytes) => return bytes.slice(..bytes.len().min(limit)),
-        Body::Stream { chunks, .. } => chunks,
-    };
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
-    while first.len().max(all.len()) < limit {
-        let Either::Left((Some(Ok(chunk)), _)) = select(chunks.next(), &mut over).await else {
-            break;
-        };
-        if first.is_empty() {
-            first = chunk;
-        } else {
-            if all.is_empty() {
-                all.extend_from_slice(&first);
-            }
-            all.extend_from_slice(&chunk);
-        }
-    }
-    let all = if all.is_empty() { first } else { all.freeze() };
-    all.slice(..all.len().min(limit))
+pub(super) fn out_of_time() -> TransportError {
+    let detail = "no complete reply in time";
+    TransportError::new(TransportErrorKind::Timeout, true, detail)
+}
+
+/// What an adapter was at did not come to an end: it panicked, or was lost.
+pub(super) fn ended_early() -> TransportError {
+    let detail = "the task of the request ended before its time (does the runtime have its \
+                  drivers? that of tokio needs `enable_all`)";
+    TransportError::new(TransportErrorKind::Broken, true, detail)
 }
 
 /// All of `body`, in memory if there is room for it, else in a file. If it does not say how long it
@@ -260,13 +245,7 @@ impl Drop for Answer {
     fn drop(&mut self) {
         // After an abort this comes too, and nobody waits for it.
         if !self.given {
-            let detail = "the task of the request ended before its time (does the runtime have its \
-                          drivers? that of tokio needs `enable_all`)";
-            self.tell(Err(TransportError::new(
-                TransportErrorKind::Broken,
-                true,
-                detail,
-            )));
+            self.tell(Err(ended_early()));
         }
     }
 }

@@ -36,6 +36,8 @@ struct State {
 pub(super) enum Message {
     /// Straight for the machine.
     Input(Input),
+    /// The request in this slot can go on.
+    Ready(usize),
     /// The reply to a download is in this file.
     Spooled {
         request: RequestId,
@@ -114,8 +116,10 @@ impl Inbox {
         self.push(Message::Input(Input::Job { job, input }));
     }
 
-    /// Swaps all messages into `into`, which is empty.
+    /// Swaps all messages into `into`, which is empty. The driver is awake, and looks for more
+    /// before it sleeps: those that come until then need not wake it.
     pub(super) fn take(&self, into: &mut Vec<Message>) {
+        self.driver.take();
         std::mem::swap(&mut lock(&self.state).messages, into);
     }
 

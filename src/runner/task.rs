@@ -488,7 +488,7 @@ fn system_failure(log: &JobLog, text: &str) {
 }
 
 /// What a panic says. Its payload is the user's too, and may panic when it is dropped.
-fn words(panic: Box<dyn Any + Send>) -> Option<String> {
+pub(super) fn words(panic: Box<dyn Any + Send>) -> Option<String> {
     let said = panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
