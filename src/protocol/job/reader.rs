@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use memchr::memmem;
+use memchr::{memchr2, memmem};
 use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, Visitor},
@@ -21,6 +21,9 @@ const KNOWN_LEN: usize = 1 << 10;
 /// A known variable is looked for behind the last one that was found, and no further than this.
 const NEAR: usize = 16;
 
+/// What stands in a frame beside key and value.
+const FLAGS: [&str; 4] = ["\"public\"", "\"masked\"", "\"file\"", "\"raw\""];
+
 /// How the variables begin.
 const VARIABLES: &str = "\"variables\":[";
 const KEY: &str = "\"variables\":";
@@ -37,13 +40,27 @@ pub(crate) struct PayloadReader {
     known: Known,
 }
 
-/// Variables of an earlier job in their order, each with its JSON. Only public ones: what is secret
-/// shall not outlive its job.
+/// Variables of an earlier job in their order.
 #[derive(Default)]
 struct Known {
-    variables: Vec<(Box<str>, Arc<JobVariable>)>,
+    variables: Vec<KnownVariable>,
     /// Whether they are of use.
     is_good: bool,
+}
+
+/// What is remembered of a variable.
+struct KnownVariable {
+    /// Its JSON, if it may outlive its job: what is secret shall not.
+    json: Option<Box<str>>,
+    frame: Option<Frame>,
+    /// Without its value, if that is secret.
+    variable: Arc<JobVariable>,
+}
+
+/// The JSON around a value, as GitLab writes it: one with the same frame differs in nothing else.
+struct Frame {
+    head: Box<str>,
+    tail: Box<str>,
 }
 
 impl PayloadReader {
@@ -121,23 +138,29 @@ impl Known {
         }
         loop {
             let rest = text.get(at..)?;
-            if let Some((known, variable)) = self.find(rest, &mut from) {
-                at += known.len();
-                found += 1;
-                list.push(Arc::clone(variable));
-            } else {
-                let mut elements = Json::from_str(rest).into_iter();
-                let Element(variable) = elements.next()?.ok()?;
-                let json = rest.get(..elements.byte_offset())?;
-                at += json.len();
-                if may_be_kept(json, &variable) {
-                    missed += 1;
-                    if learns && missed <= KNOWN {
-                        self.variables.push((json.into(), Arc::clone(&variable)));
+            let (variable, len) = match self.find(rest, &mut from) {
+                Some(known) => known,
+                None => {
+                    let mut elements = Json::from_str(rest).into_iter();
+                    let Element(variable) = elements.next()?.ok()?;
+                    let json = rest.get(..elements.byte_offset())?;
+                    if learns && self.variables.len() < KNOWN {
+                        self.variables.extend(KnownVariable::new(json, &variable));
                     }
+                    (Read::New(variable), json.len())
                 }
-                list.push(variable);
-            }
+            };
+            at += len;
+            list.push(match variable {
+                Read::Shared(variable) => {
+                    found += 1;
+                    variable
+                }
+                Read::New(variable) => {
+                    missed += usize::from(may_be_kept(len, &variable));
+                    variable
+                }
+            });
             match text.as_bytes().get(at)? {
                 b',' => at += 1,
                 b']' => break,
@@ -149,20 +172,94 @@ impl Known {
         Some((list, at + 1))
     }
 
-    /// The known variable that `text` begins with.
-    fn find(&self, text: &str, from: &mut usize) -> Option<&(Box<str>, Arc<JobVariable>)> {
+    /// The variable that `text` begins with and its length, if one like it is known.
+    fn find(&self, text: &str, from: &mut usize) -> Option<(Read, usize)> {
         let near = self.variables.iter().skip(*from).take(NEAR);
-        let (at, found) = near
-            .enumerate()
-            .find(|(_, (known, _))| text.starts_with(&**known))?;
+        let mut near = near.enumerate();
+        let (at, found) = near.find_map(|(at, known)| Some((at, known.read(text)?)))?;
         *from += at + 1;
         Some(found)
     }
 }
 
-/// Whether a variable may outlive its job.
-fn may_be_kept(json: &str, variable: &JobVariable) -> bool {
-    variable.public && variable.secrets().next().is_none() && json.len() <= KNOWN_LEN
+/// A variable of a job.
+enum Read {
+    /// Another job has the same one.
+    Shared(Arc<JobVariable>),
+    New(Arc<JobVariable>),
+}
+
+impl KnownVariable {
+    /// Nothing of one of which nothing can be used.
+    fn new(json: &str, variable: &Arc<JobVariable>) -> Option<Self> {
+        let frame = Frame::new(json, variable);
+        if may_be_kept(json.len(), variable) {
+            return Some(Self {
+                json: Some(json.into()),
+                frame,
+                variable: Arc::clone(variable),
+            });
+        }
+        let frame = frame?;
+        let variable = frame.around("", variable);
+        Some(Self {
+            json: None,
+            frame: Some(frame),
+            variable,
+        })
+    }
+
+    fn read(&self, text: &str) -> Option<(Read, usize)> {
+        if let Some(json) = &self.json
+            && text.starts_with(&**json)
+        {
+            return Some((Read::Shared(Arc::clone(&self.variable)), json.len()));
+        }
+        let frame = self.frame.as_ref()?;
+        let rest = text.strip_prefix(&*frame.head)?;
+        let (value, rest) = rest.split_at(memchr2(b'"', b'\\', rest.as_bytes())?);
+        // What must not stand in a text is for others to complain of.
+        if !rest.starts_with(&*frame.tail) || value.bytes().any(|byte| byte < b' ') {
+            return None;
+        }
+        let len = frame.head.len() + value.len() + frame.tail.len();
+        Some((Read::New(frame.around(value, &self.variable)), len))
+    }
+}
+
+impl Frame {
+    /// None if there is anything odd about it.
+    fn new(json: &str, variable: &JobVariable) -> Option<Self> {
+        let head = format!("{{\"key\":\"{}\",\"value\":\"", variable.key);
+        let tail = json.strip_prefix(&*head)?.strip_prefix(&*variable.value)?;
+        let flags = tail.strip_prefix('"')?.strip_suffix('}')?;
+        let mut flags = flags.split(',');
+        let is_plain = head.len() + tail.len() <= KNOWN_LEN
+            && flags.next() == Some("")
+            && flags.all(|flag| {
+                flag.split_once(':').is_some_and(|(name, on)| {
+                    FLAGS.contains(&name) && ["true", "false"].contains(&on)
+                })
+            });
+        is_plain.then(|| Self {
+            head: head.into(),
+            tail: tail.into(),
+        })
+    }
+
+    /// A variable with this value and all else of `like`, of which this is the frame.
+    fn around(&self, value: &str, like: &JobVariable) -> Arc<JobVariable> {
+        Arc::new(JobVariable {
+            key: like.key.clone(),
+            value: value.to_owned(),
+            ..*like
+        })
+    }
+}
+
+/// Whether a variable whose JSON is so long may outlive its job.
+fn may_be_kept(len: usize, variable: &JobVariable) -> bool {
+    variable.public && variable.secrets().next().is_none() && len <= KNOWN_LEN
 }
 
 /// A variable among others.
@@ -314,6 +411,57 @@ mod tests {
         for (next, is_near) in [(NEAR, true), (NEAR + 1, false)] {
             let read = read(&[many[0].clone(), many[next].clone()]);
             assert_eq!(Arc::ptr_eq(&read[1], &two[next]), is_near, "{next}");
+        }
+    }
+
+    #[test]
+    fn a_variable_with_another_value_is_read_as_ever() {
+        let mut reader = PayloadReader::default();
+        let with = |value: &str, end: &str| {
+            let variables = [
+                format!(r#"{{"key":"ID","value":{value},"public":true,"masked":false{end}}}"#),
+                format!(r#"{{"key":"S","value":{value},"public":false{end}}}"#),
+                format!(r#"{{"key":"CI_REPOSITORY_URL","value":{value},"public":true{end}}}"#),
+            ];
+            let variables = variables.join(",");
+            body("{}").replace("}]}", &format!("}}],\"variables\":[{variables}]}}"))
+        };
+        let told = |read: Result<JobPayload, PayloadError>| read.map_err(|error| error.to_string());
+        for (value, end) in [
+            (r#""hush""#, ""),
+            (r#""hush hush""#, ""),
+            (r#""""#, ""),
+            (r#""\u00fc\"\\""#, ""),
+            (r#""ü, }, {""#, ""),
+            (r#""a","value":"b""#, ""),
+            (r#""a""#, r#","raw":true"#),
+            (r#""a""#, r#","value":"b""#),
+            (r#""a""#, r#", "raw": true"#),
+            (r#""a""#, r#","what":"hush""#),
+            (r#""a""#, r#","raw":"true""#),
+            ("null", ""),
+            ("7", ""),
+            ("[]", ""),
+            ("\"a\nb\"", ""),
+            (r#""hush"#, ""),
+            (r#""hush\"#, ""),
+            (r#""https://u:hush@host/""#, ""),
+        ] {
+            let known = with(r#""first""#, end);
+            for body in [&known, &with(value, end), &known, &with(value, "")] {
+                let read = told(reader.read(body.as_bytes()));
+                assert_eq!(read, told(JobPayload::parse(body.as_bytes())), "{body}");
+            }
+            for known in &reader.known.variables {
+                let json = known.json.as_deref().unwrap_or_default();
+                let frame = known.frame.as_ref().map_or("", |frame| &frame.tail);
+                let texts = [json, frame, &known.variable.value];
+                let is_secret = known.variable.key == "S" || value.contains("u:hush");
+                assert!(
+                    !is_secret || !texts.concat().contains("hush"),
+                    "{value} {end}"
+                );
+            }
         }
     }
 
