@@ -63,13 +63,18 @@ impl<N: Net> Client<N> {
             let detail = format!("{name} cannot be sent: there is no host");
             TransportError::new(TransportErrorKind::Request, false, detail)
         })?;
+        let names_host = request.headers().contains_key(HOST);
         loop {
             let kept = self.pool.take(&target.place);
             let reused = kept.is_some();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.connector.connect(&target, &name).await?,
+                // Rare, and larger than all the rest.
+                None => Box::pin(self.connector.connect(&target, &name)).await?,
             };
+            if !names_host && let Some(host) = target.host_header(&mut connection) {
+                request.headers_mut().insert(HOST, host);
+            }
             let reply = connection.sender.try_send_request(request);
             let (reply, connection, cause) =
                 match future::select(pin!(reply), &mut connection.ended).await {
@@ -149,12 +154,6 @@ impl Target {
             true => server.clone(),
             false => server.host().parse().ok()?,
         };
-        if !request.headers().contains_key(HOST)
-            // An authority can stand in a header.
-            && let Ok(value) = HeaderValue::from_str(server.as_str())
-        {
-            request.headers_mut().insert(HOST, value);
-        }
         let place = match &proxy {
             Some(proxy) if !secure => {
                 *request.uri_mut() = uri;
@@ -187,6 +186,15 @@ impl Target {
             proxy,
         };
         Some((request, target))
+    }
+
+    /// What every request on this connection says, but for a proxy's.
+    fn host_header(&self, connection: &mut Connection) -> Option<HeaderValue> {
+        if connection.host.is_none() || self.place.is_proxy {
+            // An authority can stand in a header.
+            connection.host = HeaderValue::from_str(self.server.as_str()).ok();
+        }
+        connection.host.clone()
     }
 
     /// Without the brackets of an IPv6 address.

@@ -254,6 +254,7 @@ impl<N: Net> Connector<N> {
             alive,
             ended,
             since: self.net.now(),
+            host: None,
         })
     }
 }

@@ -11,7 +11,7 @@ use futures::{
     channel::oneshot,
     future::{self, Either},
 };
-use http::uri::Authority;
+use http::{HeaderValue, uri::Authority};
 use hyper::client::conn::http1::SendRequest;
 
 use crate::{
@@ -44,6 +44,8 @@ pub(super) struct Connection {
     /// Why it ended.
     pub(super) ended: oneshot::Receiver<Option<hyper::Error>>,
     pub(super) since: Time,
+    /// The `Host` of the last request.
+    pub(super) host: Option<HeaderValue>,
 }
 
 /// Connections that nobody uses.

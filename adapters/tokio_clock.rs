@@ -6,7 +6,7 @@
 
 use std::{sync::mpsc, time::Duration};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::adapter::{Body, common::with_guard};
 
@@ -21,7 +21,8 @@ pub(super) struct Hold {
 
 /// Holds the clock if it is paused.
 pub(super) fn hold(runtime: &Handle) -> Option<Hold> {
-    if !is_paused() {
+    // Only that of a runtime with one thread can be.
+    if runtime.runtime_flavor() != RuntimeFlavor::CurrentThread || !is_paused() {
         return None;
     }
     let (held, let_go) = mpsc::channel::<()>();

@@ -1,7 +1,8 @@
 //! Numbers for the jobs that run at the same time: the lowest that is free, in all and by project.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, btree_map::Entry},
     fmt,
     sync::{Arc, Mutex},
 };
@@ -16,8 +17,8 @@ pub(super) struct Slots(Mutex<BTreeMap<Option<u64>, Numbers>>);
 struct Numbers {
     /// The lowest that was never taken.
     next: usize,
-    /// Those below it that are free again.
-    free: BTreeSet<usize>,
+    /// Those below it that are free again, the lowest first.
+    free: BinaryHeap<Reverse<usize>>,
 }
 
 /// The numbers of one job, free again when this is dropped.
@@ -61,15 +62,18 @@ impl Drop for Slot {
 
 impl Numbers {
     fn take(&mut self) -> usize {
-        self.free.pop_first().unwrap_or_else(|| {
-            self.next += 1;
-            self.next - 1
-        })
+        self.free.pop().map_or_else(
+            || {
+                self.next += 1;
+                self.next - 1
+            },
+            |Reverse(number)| number,
+        )
     }
 
     /// Gives whether all are free now.
     fn give_back(&mut self, number: usize) -> bool {
-        self.free.insert(number);
+        self.free.push(Reverse(number));
         self.free.len() == self.next
     }
 }

@@ -7,6 +7,7 @@
 )]
 
 mod artifacts;
+mod bad_adapters;
 mod control;
 mod dependencies;
 mod endings;
