@@ -21,6 +21,8 @@ const KNOWN_LEN: usize = 1 << 10;
 /// A known variable is looked for behind the last one that was found, and no further than this.
 const NEAR: usize = 16;
 
+/// What stands ahead of a value.
+const VALUE: &str = "\"value\":\"";
 /// What stands in a frame beside key and value.
 const FLAGS: [&str; 4] = ["\"public\"", "\"masked\"", "\"file\"", "\"raw\""];
 
@@ -57,7 +59,8 @@ struct KnownVariable {
     variable: Arc<JobVariable>,
 }
 
-/// The JSON around a value, as GitLab writes it: one with the same frame differs in nothing else.
+/// The JSON around a value, where that is the only text but the key: one with the same frame differs
+/// in nothing else.
 struct Frame {
     head: Box<str>,
     tail: Box<str>,
@@ -230,18 +233,21 @@ impl KnownVariable {
 impl Frame {
     /// None if there is anything odd about it.
     fn new(json: &str, variable: &JobVariable) -> Option<Self> {
-        let head = format!("{{\"key\":\"{}\",\"value\":\"", variable.key);
-        let tail = json.strip_prefix(&*head)?.strip_prefix(&*variable.value)?;
-        let flags = tail.strip_prefix('"')?.strip_suffix('}')?;
-        let mut flags = flags.split(',');
-        let is_plain = head.len() + tail.len() <= KNOWN_LEN
-            && flags.next() == Some("")
-            && flags.all(|flag| {
-                flag.split_once(':').is_some_and(|(name, on)| {
-                    FLAGS.contains(&name) && ["true", "false"].contains(&on)
-                })
-            });
-        is_plain.then(|| Self {
+        let (before, rest) = json.split_at(memmem::find(json.as_bytes(), VALUE.as_bytes())?);
+        let rest = rest.strip_prefix(VALUE)?;
+        let tail = rest.strip_prefix(&*variable.value)?;
+        let before = before.strip_prefix('{')?;
+        let behind = tail.strip_prefix('"')?.strip_suffix('}')?;
+        let key = format!("\"key\":\"{}\"", variable.key);
+        let is_plain = |member: &str| {
+            let is_flag = |(name, on)| FLAGS.contains(&name) && ["true", "false"].contains(&on);
+            // In front of a value, and behind one, there is a comma.
+            member.is_empty() || *member == key || member.split_once(':').is_some_and(is_flag)
+        };
+        let mut members = before.split(',').chain(behind.split(','));
+        let head = json.get(..json.len() - rest.len())?;
+        let is_frame = head.len() + tail.len() <= KNOWN_LEN && members.all(is_plain);
+        is_frame.then(|| Self {
             head: head.into(),
             tail: tail.into(),
         })
@@ -427,6 +433,20 @@ mod tests {
             body("{}").replace("}]}", &format!("}}],\"variables\":[{variables}]}}"))
         };
         let told = |read: Result<JobPayload, PayloadError>| read.map_err(|error| error.to_string());
+        let ordered = r#"{"file":false,"key":"K","masked":false,"public":true,"value":"v"}"#;
+        let ordered = body("{}").replace("}]}", &format!("}}],\"variables\":[{ordered}]}}"));
+        for value in ["v", "w"] {
+            let body = ordered.replace("\"v\"", &format!("\"{value}\""));
+            let read = reader.read(body.as_bytes()).unwrap();
+            assert_eq!(read, JobPayload::parse(body.as_bytes()).unwrap());
+            assert!(
+                reader
+                    .known
+                    .variables
+                    .iter()
+                    .all(|known| known.frame.is_some())
+            );
+        }
         for (value, end) in [
             (r#""hush""#, ""),
             (r#""hush hush""#, ""),
