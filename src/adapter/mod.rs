@@ -146,6 +146,8 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// * There is one request and one reply: no redirect is followed, nothing is sent again once a
     ///   byte of it may have been read, nothing is decompressed, no header is added that the server
     ///   acts on.
+    /// * The runner polls the futures of many requests in one task, its own. What keeps a processor
+    ///   for long belongs in another one.
     /// * Time limits are the caller's, who drops the future: that, or dropping the reply's body,
     ///   gives the request up and closes its connection. Only making a connection has a limit of
     ///   the adapter's own.
