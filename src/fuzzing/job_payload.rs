@@ -37,9 +37,9 @@ pub fn run(data: &[u8]) {
 /// What was kept of one payload must not show in the next one.
 fn reading_one_after_another_changes_nothing(data: &[u8]) {
     let mut reader = PayloadReader::default();
-    let mut shorter = data.to_vec();
+    let (mut shorter, mut other) = (data.to_vec(), data.to_vec());
     for _ in 0..3 {
-        for data in [data, &shorter] {
+        for data in [data, &shorter, &other] {
             match (reader.read(data), JobPayload::parse(data)) {
                 (Ok(read), Ok(parsed)) => assert_eq!(read, parsed),
                 (read, parsed) => assert_eq!(
@@ -49,6 +49,18 @@ fn reading_one_after_another_changes_nothing(data: &[u8]) {
             }
         }
         without_a_variable(&mut shorter);
+        with_other_values(&mut other);
+    }
+}
+
+/// What looks like the value of a variable is longer, all over.
+fn with_other_values(data: &mut Vec<u8>) {
+    let start = b"\"value\":\"";
+    let ends: Vec<usize> = memmem::find_iter(data, start)
+        .map(|at| at + start.len())
+        .collect();
+    for at in ends.into_iter().rev() {
+        data.insert(at, b'x');
     }
 }
 
