@@ -57,7 +57,7 @@ const HOT: u64 = 64 << 10;
 /// With so much, what is older is stored: a thread has to be woken each time.
 const SWOLLEN: u64 = 512 << 10;
 /// Who writes faster than they are stored has to store them.
-const MOST: u64 = 1 << 20;
+const MOST: u64 = 768 << 10;
 
 enum Inner {
     /// There is no spool yet: lines of the runner that came too early.
