@@ -333,4 +333,7 @@ fn each_form_of_a_secret_is_found() {
     for text in ["", "\\", "\\u", "\\u{", "%", "%e", "a \"secret\"", "in two"] {
         assert!(leaks(text, [secret]).is_empty(), "{text}");
     }
+    // What an escape is written with belongs to it.
+    assert!(leaks("line\\network", ["network"]).is_empty());
+    assert!(!leaks("line\\\\network", ["network"]).is_empty());
 }

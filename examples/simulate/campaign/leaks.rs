@@ -35,6 +35,9 @@ pub(crate) fn leaks<'a>(
     };
     for reading in readings(text) {
         for place in finder.find_iter(&reading) {
+            if is_within_escape(&reading, place.start()) {
+                continue;
+            }
             let around = place.start().saturating_sub(100)..reading.len().min(place.end() + 100);
             let around = || String::from_utf8_lossy(&reading[around]).into_owned();
             let secret = secrets[place.pattern().as_usize()];
@@ -42,6 +45,13 @@ pub(crate) fn leaks<'a>(
         }
     }
     found
+}
+
+/// Whether the byte there belongs to a `\n` or the like: not the first one of what follows it.
+fn is_within_escape(text: &[u8], at: usize) -> bool {
+    let before = text[..at].iter().rev();
+    let is_escaped = before.take_while(|byte| **byte == b'\\').count() % 2 == 1;
+    is_escaped && b"nrtu".contains(&text[at])
 }
 
 /// What is looked for of a secret.
