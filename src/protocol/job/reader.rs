@@ -1,6 +1,6 @@
 //! Reads one payload after another.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use memchr::{memchr2, memmem};
 use serde::{
@@ -28,7 +28,9 @@ const FLAGS: [&str; 4] = ["\"public\"", "\"masked\"", "\"file\"", "\"raw\""];
 
 /// How the variables begin.
 const VARIABLES: &str = "\"variables\":[";
-const KEY: &str = "\"variables\":";
+const BRACKET: usize = 1;
+/// What stands ahead of the features.
+const FEATURES: &str = "\"features\":";
 /// What stands in their place once they are read.
 const READ: &str = "0";
 
@@ -77,31 +79,56 @@ impl PayloadReader {
         }
     }
 
-    /// The variables on their own: to compare them takes a tenth of what it takes to read them.
+    /// What jobs have in common on its own: to compare it takes a tenth of what it takes to read it.
     fn read_in_parts(&mut self, text: &str) -> Option<JobPayload> {
-        let (rest, mut cut) = match self.cut(text) {
-            Some((rest, cut)) => (Cow::Owned(rest), Some(cut)),
-            None => (Cow::Borrowed(text), None),
-        };
+        let (rest, mut cuts) = self.cut(text)?;
         let mut json = Json::from_str(&rest);
         let body = Body {
             text: &rest,
-            cut: &mut cut,
+            cuts: &mut cuts,
             reader: self,
         };
         let payload = json.deserialize_map(body).ok()?;
         json.end().ok()?;
-        // They were those of something within the job, which lacks them now.
-        cut.is_none().then_some(payload)
+        // What is left was that of something within the job, which lacks it now.
+        (cuts.variables.is_none() && cuts.features.is_none()).then_some(payload)
     }
 
-    /// The text without the first list of variables in it.
-    fn cut(&mut self, text: &str) -> Option<(String, Cut)> {
-        let place = memmem::find(text.as_bytes(), VARIABLES.as_bytes())? + KEY.len();
-        let (variables, len) = self.known.read(text.get(place..)?.strip_prefix('[')?)?;
-        let rest = text.get(place + 1 + len..)?;
-        let rest = [text.get(..place)?, READ, rest].concat();
-        Some((rest, Cut { place, variables }))
+    /// The text without the first list of variables, and without known features behind that.
+    fn cut(&mut self, text: &str) -> Option<(String, Cuts)> {
+        let mut cuts = Cuts::default();
+        let mut left = String::with_capacity(text.len());
+        let mut rest = text;
+        if let Some((place, len, variables)) = self.variables_in(rest) {
+            left.push_str(rest.get(..place)?);
+            cuts.variables = Some((left.len(), variables));
+            left.push_str(READ);
+            rest = rest.get(place + len..)?;
+        }
+        if let Some((place, len, features)) = self.features_in(rest) {
+            left.push_str(rest.get(..place)?);
+            cuts.features = Some((left.len(), features));
+            left.push_str(READ);
+            rest = rest.get(place + len..)?;
+        }
+        left.push_str(rest);
+        Some((left, cuts))
+    }
+
+    /// Where they begin, how long they are, and what they are.
+    fn variables_in(&mut self, text: &str) -> Option<(usize, usize, Vec<Arc<JobVariable>>)> {
+        let place = memmem::find(text.as_bytes(), VARIABLES.as_bytes())? + VARIABLES.len();
+        let (variables, len) = self.known.read(text.get(place..)?)?;
+        Some((place - BRACKET, BRACKET + len, variables))
+    }
+
+    /// The same for features that are known.
+    fn features_in(&self, text: &str) -> Option<(usize, usize, Arc<Features>)> {
+        let (known, features) = self.features.as_ref()?;
+        let place = memmem::find(text.as_bytes(), FEATURES.as_bytes())? + FEATURES.len();
+        let behind = text.get(place..)?.strip_prefix(&**known)?;
+        let is_whole = behind.starts_with([',', '}']);
+        is_whole.then(|| (place, known.len(), Arc::clone(features)))
     }
 
     fn features(&mut self, text: &str) -> serde_json::Result<Arc<Features>> {
@@ -279,15 +306,16 @@ impl<'de> Deserialize<'de> for Element {
     }
 }
 
-/// Variables that were read on their own, and where they were.
-struct Cut {
-    place: usize,
-    variables: Vec<Arc<JobVariable>>,
+/// What was read on its own, each with its place in what is left.
+#[derive(Default)]
+struct Cuts {
+    variables: Option<(usize, Vec<Arc<JobVariable>>)>,
+    features: Option<(usize, Arc<Features>)>,
 }
 
 struct Body<'a> {
     text: &'a str,
-    cut: &'a mut Option<Cut>,
+    cuts: &'a mut Cuts,
     reader: &'a mut PayloadReader,
 }
 
@@ -299,21 +327,25 @@ impl<'de> Visitor<'de> for Body<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let start = self.text.as_ptr().addr();
+        let place = |text: &RawValue| text.get().as_ptr().addr().wrapping_sub(start);
         let mut payload = JobPayload::absent();
         while let Some(Key(key)) = map.next_key()? {
             match &*key {
                 "features" => {
                     let text: &RawValue = map.next_value()?;
-                    let features = self.reader.features(text.get());
-                    payload.features = features.map_err(A::Error::custom)?;
+                    let place = place(text);
+                    payload.features = match self.cuts.features.take_if(|cut| cut.0 == place) {
+                        Some((_, features)) => features,
+                        None => self.reader.features(text.get()).map_err(A::Error::custom)?,
+                    };
                 }
                 "variables" => {
                     let text: &RawValue = map.next_value()?;
-                    let text = text.get();
-                    let place = text.as_ptr().addr().wrapping_sub(self.text.as_ptr().addr());
-                    payload.variables = match self.cut.take_if(|cut| cut.place == place) {
-                        Some(cut) => cut.variables,
-                        None => Vec::read(&mut Json::from_str(text))
+                    let place = place(text);
+                    payload.variables = match self.cuts.variables.take_if(|cut| cut.0 == place) {
+                        Some((_, variables)) => variables,
+                        None => Vec::read(&mut Json::from_str(text.get()))
                             .map_err(A::Error::custom)?
                             .unwrap_or_default(),
                     };
@@ -329,7 +361,7 @@ impl<'de> Visitor<'de> for Body<'_> {
 mod tests {
     use super::*;
 
-    const FEATURES: &str = r#"{"trace_sections":true,"failure_reasons":["a","b"]}"#;
+    const SOME: &str = r#"{"trace_sections":true,"failure_reasons":["a","b"]}"#;
 
     fn body(features: &str) -> String {
         format!(r#"{{"id":1,"token":"t","features":{features},"steps":[{{"name":"script"}}]}}"#)
@@ -339,8 +371,8 @@ mod tests {
     fn jobs_share_what_is_the_same() {
         let mut reader = PayloadReader::default();
         let mut read = |features| reader.read(body(features).as_bytes()).unwrap();
-        let (one, other) = (read(FEATURES), read(FEATURES));
-        assert_eq!(one, JobPayload::parse(body(FEATURES).as_bytes()).unwrap());
+        let (one, other) = (read(SOME), read(SOME));
+        assert_eq!(one, JobPayload::parse(body(SOME).as_bytes()).unwrap());
         assert!(Arc::ptr_eq(&one.features, &other.features));
         let other = read(r#"{"failure_reasons":["b"]}"#);
         assert_eq!(other.features.failure_reasons, ["b"]);
@@ -527,6 +559,36 @@ mod tests {
                 assert_eq!(read, JobPayload::parse(body.as_bytes()).unwrap(), "{body}");
                 assert_eq!(read.variables.len(), 1, "{body}");
                 assert_eq!(read.variables[0].key, "B", "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_features_of_the_job_are_those_of_the_job() {
+        let mut reader = PayloadReader::default();
+        let parts = |fields: &str| format!("{{\"id\":1,\"token\":\"t\",{fields}}}");
+        let known = format!("\"features\":{SOME}");
+        reader.read(parts(&known).as_bytes()).unwrap();
+        let variables = format!("\"variables\":[{}]", public("A", "a"));
+        for fields in [
+            format!("{known},{variables}"),
+            format!("{variables},{known}"),
+            format!("{variables},{known} "),
+            format!("{variables},\"features\": {SOME}"),
+            format!("{variables},\"image\":{{{known}}}"),
+            format!("{variables},\"image\":{{{known}}},\"features\":{{}}"),
+            format!("{variables},{known},\"features\":{{\"trace_sections\":true}}"),
+            format!("{variables},\"a\\{known}"),
+            format!("{variables},{known}1"),
+            format!("{variables},{known}{known}"),
+            format!("\"variables\":[{{\"key\":\"A\",{known}}}]"),
+        ] {
+            let body = parts(&fields);
+            let told = |read: Result<_, PayloadError>| read.map_err(|error| error.to_string());
+            let parsed = told(JobPayload::parse(body.as_bytes()));
+            for _ in 0..2 {
+                assert_eq!(told(reader.read(body.as_bytes())), parsed, "{body}");
+                reader.read(parts(&known).as_bytes()).unwrap();
             }
         }
     }
