@@ -89,10 +89,10 @@ struct Finder {
 }
 
 enum Engine {
-    /// Not built before it is needed: many a job ends without.
+    /// Not built before it is needed: many a job ends without, and keeps no room for it.
     None,
-    Compact(Compact),
-    Fast(Fast),
+    Compact(Box<Compact>),
+    Fast(Box<Fast>),
 }
 
 impl Masker {
@@ -234,7 +234,7 @@ impl Finder {
             self.use_fast();
         }
         if let Engine::None = self.engine {
-            self.engine = Engine::Compact(Compact::compact(&self.patterns));
+            self.engine = Engine::Compact(Box::new(Compact::compact(&self.patterns)));
         }
         self.scanned += piece.len() as u64;
         match &self.engine {
@@ -251,7 +251,7 @@ impl Finder {
         if !matches!(self.engine, Engine::Fast(_))
             && let Some(fast) = Fast::fast(&self.patterns)
         {
-            self.engine = Engine::Fast(fast);
+            self.engine = Engine::Fast(Box::new(fast));
         }
     }
 }
