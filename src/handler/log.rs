@@ -194,14 +194,17 @@ impl JobLog {
 
     /// The log as it is now, but for what the masker still holds back.
     pub(crate) fn mark(&self) -> TraceMark {
-        match &mut *lock(&self.inner) {
-            Inner::Early(_) => TraceMark::default(),
+        let (mark, in_memory) = match &mut *lock(&self.inner) {
+            Inner::Early(_) => return TraceMark::default(),
             Inner::Open { spool, batch } => {
                 batch.empty(spool);
-                spool.mark()
+                (spool.mark(), spool.in_memory())
             }
-            Inner::Finished { mark, .. } | Inner::Closed(mark) => *mark,
-        }
+            Inner::Finished { mark, .. } | Inner::Closed(mark) => return *mark,
+        };
+        // Of a log that is looked at often, no write ever finds its batch full.
+        self.tell_if_swollen(in_memory);
+        mark
     }
 
     /// Takes no more bytes. Gives the log as it is for good.
@@ -370,11 +373,15 @@ impl JobLog {
         if self.wake() {
             (self.tell)(LogNews::Grew);
         }
-        if in_memory >= SWOLLEN && !self.spilling.swap(true, Ordering::SeqCst) {
-            (self.tell)(LogNews::Swelled);
-        }
+        self.tell_if_swollen(in_memory);
         if in_memory >= MOST {
             self.spill();
+        }
+    }
+
+    fn tell_if_swollen(&self, in_memory: u64) {
+        if in_memory >= SWOLLEN && !self.spilling.swap(true, Ordering::SeqCst) {
+            (self.tell)(LogNews::Swelled);
         }
     }
 }
@@ -414,6 +421,28 @@ mod tests {
             Inner::Open { spool, .. } => spool.in_memory(),
             _ => 0,
         }
+    }
+
+    #[test]
+    fn a_log_that_grows_slowly_is_stored_as_well() {
+        let (tell, told) = mpsc::channel();
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Box::new(WallTime::default);
+        let log = JobLog::new(JobId(1), dir.path().to_owned(), clock, move |news| {
+            tell.send(news).unwrap()
+        });
+        log.open(TraceSpool::new(Masker::none(), u64::MAX));
+        let mut stored = 0;
+        for lines in 1..=20_000 {
+            log.write(TraceStream::Stdout, &[b'x'; 100]);
+            assert_eq!(log.mark().len, lines * 100);
+            if told.try_iter().any(|it| matches!(it, LogNews::Swelled)) {
+                stored += 1;
+                log.spill();
+            }
+            assert!(in_memory(&log) <= SWOLLEN, "{}", in_memory(&log));
+        }
+        assert!(stored > 2);
     }
 
     #[test]

@@ -59,14 +59,28 @@ impl<'a> Hidden<'a> {
         let of_target = self.target.into_iter().flat_map(parameters);
         let of_target = of_target.filter(|value| value.len() >= SHORTEST_PARAMETER);
         let all = token.into_iter().chain(of_job).chain(of_target);
-        let mut found: Vec<_> = all
-            .filter(|value| !value.is_empty() && text.contains(&**value))
+        let mut places: Vec<(usize, usize)> = all
+            .filter(|value| !value.is_empty())
+            .flat_map(|value| {
+                let places = text
+                    .match_indices(&*value)
+                    .map(|(at, it)| (at, at + it.len()));
+                places.collect::<Vec<_>>()
+            })
             .collect();
-        // One may be a part of another.
-        found.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        found
-            .iter()
-            .fold(text.to_owned(), |text, value| text.replace(&**value, MASK))
+        places.sort_unstable();
+        let mut hidden = String::with_capacity(text.len());
+        let mut done = 0;
+        for (start, end) in places {
+            // One may be a part of another, or begin in it.
+            if start >= done {
+                hidden.push_str(text.get(done..start).unwrap_or_default());
+                hidden.push_str(MASK);
+            }
+            done = done.max(end);
+        }
+        hidden.push_str(text.get(done..).unwrap_or_default());
+        hidden
     }
 }
 
@@ -120,9 +134,15 @@ mod tests {
                 "[MASKED] [MASKED] [MASKED]",
             ),
             ("no short text shown to all", "no short text shown to all"),
+            ("a jobtokenmasked \"one\" and", "a [MASKED][MASKED] and"),
         ] {
             assert_eq!(hidden.hide(text), wanted);
         }
+        let overlapping =
+            br#"{"id":1,"token":"abcdefgh","dependencies":[{"id":2,"token":"ghijkl"}]}"#;
+        let overlapping = JobPayload::parse(overlapping).unwrap();
+        let hidden = Hidden::token(&token).and_job(Some(&overlapping));
+        assert_eq!(hidden.hide("abcdefghijkl m"), "[MASKED] m");
         assert_eq!(Hidden::token(&token).hide("jobtoken"), "jobtoken");
         assert!(Hidden::token(&Secret::from("")).is_empty());
         assert_eq!(Hidden::token(&Secret::from("")).hide("a"), "a");

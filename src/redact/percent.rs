@@ -6,8 +6,10 @@ use std::ops::Range;
 use aho_corasick::AhoCorasick;
 use memchr::memchr;
 
-/// Longer words are looked at in pieces, in bytes.
+/// Longer words are looked at in pieces, in bytes, ...
 const LONGEST: usize = 64 << 10;
+/// ... of which so much is looked at twice: three signs for each byte of a secret.
+const OVERLAP: usize = 16 << 10;
 
 /// `text` with the placeholders in the place of what `finder` finds in its words once they are decoded;
 /// `None` if that is nothing.
@@ -19,7 +21,10 @@ pub(super) fn replaced(
     let mut out = Vec::new();
     let (mut done, mut at) = (0, 0);
     while let Some(word) = word(text, at) {
-        at = word.end;
+        at = match word.len() >= LONGEST {
+            true => word.end - OVERLAP,
+            false => word.end,
+        };
         let Some((decoded, places)) = decoded(&text[word.clone()]) else {
             continue;
         };
@@ -29,6 +34,7 @@ pub(super) fn replaced(
             out.extend_from_slice(placeholders[found.pattern()].as_bytes());
             done = word.start + places[found.end()];
         }
+        at = at.max(done);
     }
     (done > 0).then(|| {
         out.extend_from_slice(&text[done..]);

@@ -418,3 +418,18 @@ fn placeholders_stay_whatever_they_are_made_of() {
     );
     assert_eq!(redactor.text(&once), once);
 }
+
+/// Long words are looked at in pieces, which a secret may lie across.
+#[test]
+fn a_secret_is_found_wherever_it_stands_in_a_long_word() {
+    let secret = "geheim/schlüssel?";
+    let encoded: String = secret.bytes().map(|it| format!("%{it:02x}")).collect();
+    for before in [0, 1, 21_825, 21_830, 21_840, 21_845, 50_000] {
+        let mut redactor = Redactor::new();
+        redactor.learn(secret);
+        let text = ["%41".repeat(before), encoded.clone(), "%42".repeat(30_000)].concat();
+        let after = redactor.text(&text).into_owned();
+        let wanted = text.replace(&encoded, "redacted-1");
+        assert!(after == wanted, "behind {before}");
+    }
+}

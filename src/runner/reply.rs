@@ -8,6 +8,9 @@ use http::Response;
 
 use crate::adapter::Body;
 
+/// So many pieces are taken at a time: a stream that always has one more must not hold up the others.
+const AT_ONCE: u32 = 64;
+
 /// A reply of whose body no more than `limit` bytes count.
 ///
 /// What came before the connection broke, or the time was over, counts: the head of a reply says
@@ -40,9 +43,15 @@ impl Reading {
 
     /// Ready with the whole of it.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
+        let mut taken = 0;
         while let Some(chunks) = &mut self.chunks
             && self.first.len().max(self.all.len()) < self.limit
         {
+            if taken == AT_ONCE {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            taken += 1;
             let Some(Ok(chunk)) = ready!(chunks.poll_next_unpin(cx)) else {
                 break;
             };

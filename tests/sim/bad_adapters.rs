@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::{pending, poll_fn},
+    future::{pending, poll_fn, ready},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,7 +10,8 @@ use std::{
     task::Poll,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use gitlab_runner::{
     Time,
     adapter::{Adapter, Body, TransportError, TransportErrorKind},
@@ -33,6 +34,8 @@ enum Fault {
     Impatient,
     /// The adapter is done with it when it is asked for the first time.
     FailsAtOnce,
+    /// The body of its reply comes in pieces of nothing, until another task has had its turn.
+    Empty,
 }
 
 /// Has a fault at the request of this number.
@@ -118,6 +121,19 @@ impl Adapter for Faulty {
                 let error = TransportError::new(kind, false, "on purpose");
                 async { Err(error) }.boxed()
             }
+            Fault::Empty => {
+                let had_turn = Arc::new(AtomicBool::new(false));
+                let turn = Arc::clone(&had_turn);
+                inner.spawn(Box::pin(async move { turn.store(true, Ordering::Relaxed) }));
+                let more = move || !had_turn.load(Ordering::Relaxed);
+                let chunks = stream::repeat_with(more)
+                    .take_while(|more| ready(*more))
+                    .map(|_| Ok(Bytes::new()))
+                    .boxed();
+                let body = Body::Stream { len: None, chunks };
+                let reply = Response::builder().status(503).body(body).unwrap();
+                async { Ok(reply) }.boxed()
+            }
         }
     }
 }
@@ -137,6 +153,7 @@ fn a_request_that_goes_wrong_in_the_adapter_is_one_that_failed() {
         Fault::PanicsWhenDropped,
         Fault::Impatient,
         Fault::FailsAtOnce,
+        Fault::Empty,
     ] {
         // The first verifies the runner, the second asks for a job, and the others are about that.
         for at in 0..6 {

@@ -56,7 +56,7 @@ fn one_job(plan: &Plan, seen: &[&Seen]) -> Vec<(Time, String)> {
         let state = seen.state.as_deref();
         let asks = again && (state == Some("running") || unanswered && state == Some("failed"));
         if asks {
-            unanswered = matches!(seen.answer, None | Some((_, 408 | 409 | 429 | 500..)));
+            unanswered = matches!(seen.answer, None | Some((_, 408 | 409 | 412 | 429 | 500..)));
         }
         if let Some((at, why)) = over
             && !asks

@@ -50,6 +50,8 @@ struct Known {
     variables: Vec<KnownVariable>,
     /// Whether they are of use.
     is_good: bool,
+    /// Whether they are those of the latest job.
+    is_new: bool,
 }
 
 /// What is remembered of a variable.
@@ -73,7 +75,10 @@ impl PayloadReader {
     pub(crate) fn read(&mut self, body: &[u8]) -> Result<JobPayload, PayloadError> {
         let text = std::str::from_utf8(body).ok();
         match text.and_then(|text| self.read_in_parts(text)) {
-            Some(payload) => payload.checked(body),
+            Some(payload) => {
+                self.known.forget_secrets(&payload);
+                payload.checked(body)
+            }
             // Whatever is odd about it is treated in one place.
             None => JobPayload::parse(body),
         }
@@ -209,7 +214,19 @@ impl Known {
         }
         // Jobs of another project have most of them, too; if not, those of the next job are learnt.
         self.is_good = learns || found >= missed;
+        self.is_new = learns;
         Some((list, at + 1))
+    }
+
+    /// What is public may repeat what is not.
+    fn forget_secrets(&mut self, payload: &JobPayload) {
+        if std::mem::take(&mut self.is_new) {
+            let secrets: Vec<_> = payload.secrets().filter(|it| !it.is_empty()).collect();
+            self.variables.retain(|known| {
+                let value = &known.variable.value;
+                !secrets.iter().any(|secret| value.contains(&**secret))
+            });
+        }
     }
 
     /// The variable that `text` begins with and its length, if one like it is known.
@@ -350,14 +367,19 @@ impl<'de> Visitor<'de> for Body<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let start = self.text.as_ptr().addr();
-        let place = |text: &RawValue| text.get().as_ptr().addr().wrapping_sub(start);
+        // What stands there must be that and no more, `0e5` say.
+        let place = |text: &RawValue| {
+            let place = text.get().as_ptr().addr().wrapping_sub(start);
+            (text.get() == READ).then_some(place)
+        };
         let mut payload = JobPayload::absent();
         while let Some(Key(key)) = map.next_key()? {
             match &*key {
                 "features" => {
                     let text: &RawValue = map.next_value()?;
                     let place = place(text);
-                    payload.features = match self.cuts.features.take_if(|cut| cut.0 == place) {
+                    payload.features = match self.cuts.features.take_if(|cut| Some(cut.0) == place)
+                    {
                         Some((_, features)) => features,
                         None => self.reader.features(text.get()).map_err(A::Error::custom)?,
                     };
@@ -365,12 +387,13 @@ impl<'de> Visitor<'de> for Body<'_> {
                 "variables" => {
                     let text: &RawValue = map.next_value()?;
                     let place = place(text);
-                    payload.variables = match self.cuts.variables.take_if(|cut| cut.0 == place) {
-                        Some((_, variables)) => variables,
-                        None => Vec::read(&mut Json::from_str(text.get()))
-                            .map_err(A::Error::custom)?
-                            .unwrap_or_default(),
-                    };
+                    payload.variables =
+                        match self.cuts.variables.take_if(|cut| Some(cut.0) == place) {
+                            Some((_, variables)) => variables,
+                            None => Vec::read(&mut Json::from_str(text.get()))
+                                .map_err(A::Error::custom)?
+                                .unwrap_or_default(),
+                        };
                 }
                 key => payload.set(key, &mut map)?,
             }

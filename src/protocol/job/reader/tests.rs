@@ -244,6 +244,9 @@ fn what_is_wrong_is_told_as_ever() {
         body("{},\"variables\":[\"text\"]"),
         body("{},\"variables\":\"\""),
         body("{},\"variables\":0"),
+        body("{},\"variables\":[]e5"),
+        body("{},\"variables\":[].5"),
+        body("{},\"variables\":[{\"key\":\"A\",\"value\":\"a\"}]E1"),
         body("{},\"variables\":[0]"),
         body("{},\"variables\":["),
         body("{},\"variables\":[{\"key\":\"A\"},]"),
@@ -259,5 +262,27 @@ fn what_is_wrong_is_told_as_ever() {
         let error = reader.read(wrong.as_bytes()).unwrap_err().to_string();
         let wanted = JobPayload::parse(wrong.as_bytes()).unwrap_err().to_string();
         assert_eq!(error, wanted);
+    }
+}
+
+#[test]
+fn what_repeats_a_secret_does_not_outlive_its_job() {
+    let mut reader = PayloadReader::default();
+    let masked = r#"{"key":"PW","value":"hunter2","masked":true}"#;
+    let variables = [
+        public("URL", "https://u:hunter2@h"),
+        masked.to_owned(),
+        public("A", "a"),
+    ];
+    let variables = variables.join(",");
+    let body = body("{}").replace("}]}", &format!("}}],\"variables\":[{variables}]}}"));
+    for _ in 0..3 {
+        let read = reader.read(body.as_bytes()).unwrap();
+        assert_eq!(read, JobPayload::parse(body.as_bytes()).unwrap());
+        for known in &reader.known.variables {
+            let json = known.json.as_deref().unwrap_or_default();
+            let texts = [json, &known.variable.value].concat();
+            assert!(!texts.contains("hunter2"), "{texts}");
+        }
     }
 }
