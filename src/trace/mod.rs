@@ -113,6 +113,7 @@ impl TraceSpool {
     }
 
     /// As [`write`](Self::write), for bytes that are known to be UTF-8.
+    #[cfg(any(test, feature = "runner"))]
     pub(crate) fn write_text(&mut self, text: &[u8]) {
         if self.finished || self.stamps.is_some() {
             self.write(text);
