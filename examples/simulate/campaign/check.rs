@@ -425,7 +425,9 @@ impl Case<'_> {
             .evidence
             .seen
             .iter()
-            .filter(|it| it.job == Some(id) && it.what == What::Patch);
+            .filter(|it| it.job == Some(id) && it.what == What::Patch)
+            // That was no more of it: GitLab knew of the job's end, and only the answer was lost.
+            .filter(|it| !matches!(it.answer, Some((_, 403))));
         let last = patches.map(|it| it.at).max().unwrap_or(Time::ZERO);
         let shrunk = self
             .deeds()
