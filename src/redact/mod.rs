@@ -25,7 +25,7 @@ use self::{
     json::Nature,
     places::{is_secret_header, nested_urls, secret_parameters},
 };
-use crate::trace::DEFAULT_TOKEN_PREFIXES;
+use crate::{protocol::percent_decoded, trace::DEFAULT_TOKEN_PREFIXES};
 
 /// Shorter ones are found in every other word, and are replaced only where they stand.
 const SHORTEST: usize = 4;
@@ -524,24 +524,7 @@ fn credential(value: &str) -> &str {
 
 /// `%XX` as what it stands for; other bytes as they are.
 fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let hex = bytes
-            .get(at + 1..at + 3)
-            .and_then(|hex| std::str::from_utf8(hex).ok());
-        match (byte, hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
-            (b'%', Some(value)) => {
-                decoded.push(value);
-                at += 3;
-                continue;
-            }
-            _ => decoded.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+    percent_decoded(text).unwrap_or_else(|| text.to_owned())
 }
 
 fn percent_encoded(text: &str) -> String {
